@@ -1,0 +1,276 @@
+"""Hold every setting of one experiment in frozen dataclasses, and name the recipes worth starting from."""
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from bratskit.labels import MODALITIES
+
+__all__ = [
+    "RECIPES",
+    "GeometrySettings",
+    "InferenceSettings",
+    "NetworkSettings",
+    "Recipe",
+    "TrainingSettings",
+    "get_recipe",
+]
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometrySettings:
+    """How a native scan becomes the array a network sees.
+
+    Attributes:
+        spacing_mm: Voxel size to resample to, mm; None keeps the scanner's own.
+        size_vox: Size to resize the brain box to; None keeps the box as it is (native patches).
+    """
+
+    spacing_mm: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
+    size_vox: Triple | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            self.spacing_mm is None or min(self.spacing_mm) > 0,
+            f"spacing_mm must be positive; got {self.spacing_mm}. Try (1.0, 1.0, 1.0).",
+        )
+        _check(
+            self.size_vox is None or min(self.size_vox) >= 16,
+            f"size_vox must be at least 16 along each axis; got {self.size_vox}. "
+            "Try (128, 128, 128).",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """Which network, and how wide.
+
+    Attributes:
+        name: Name known to `bratskit.networks.build_network`.
+        channels: Feature channels of each level, the last being the bottleneck.
+        norm: Normalisation layer after each convolution.
+        dropout: Probability of dropping a feature channel in the bottleneck.
+    """
+
+    name: str = "unet"
+    channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+    norm: Literal["instance", "batch"] = "batch"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(
+            len(self.channels) >= 2,
+            f"channels must name at least two levels; got {self.channels}. Try (16, 32, 64).",
+        )
+        _check(0 <= self.dropout < 1, f"dropout must be in [0, 1); got {self.dropout}. Try 0.2.")
+
+    @property
+    def multiple_vox(self) -> int:
+        """Patch and window sizes must be multiples of this many voxels."""
+        return 2 ** (len(self.channels) - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How weights are learned.
+
+    Attributes:
+        patch_vox: Size of a training patch.
+        batch: Patches held in memory at once.
+        accumulate: Batches whose gradients are averaged before one optimiser step.
+        epochs: Times `steps_per_epoch` optimiser steps are taken.
+        steps_per_epoch: Optimiser steps between two history rows.
+        validate_every: Epochs between two validations on whole validation cases.
+        learning_rate: Peak of the AdamW learning rate.
+        weight_decay: AdamW weight decay.
+        warmup: Share of all steps over which the learning rate rises, before a cosine falls to 0.
+        clip_norm: Largest L2 norm of the gradient.
+        tumour_share: Share of patches centred on a tumour voxel.
+        augment: Whether to flip, scale and shift intensities and add noise.
+        precision: Arithmetic of the forward pass; "auto" chooses by device capability.
+        start_from: Checkpoint whose weights training begins with; None starts from random ones.
+    """
+
+    patch_vox: Triple = (128, 128, 128)
+    batch: int = 1
+    accumulate: int = 1
+    epochs: int = 30
+    steps_per_epoch: int = 50
+    validate_every: int = 5
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    warmup: float = 0.05
+    clip_norm: float = 12.0
+    tumour_share: float = 0.67
+    augment: bool = True
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate", "epochs", "steps_per_epoch", "validate_every"):
+            value = getattr(self, name)
+            _check(value >= 1, f"{name} must be at least 1; got {value}.")
+        _check(
+            0 <= self.tumour_share <= 1,
+            f"tumour_share must be in [0, 1]; got {self.tumour_share}. Try 0.67.",
+        )
+        _check(
+            self.learning_rate > 0,
+            f"learning_rate must be positive; got {self.learning_rate}. Try 1e-3.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """How a network labels a whole prepared case.
+
+    Attributes:
+        mode: "single" runs the whole brain box at once, "window" slides a window over it.
+        window_vox: Size of the window; ignored by "single".
+        overlap: Share of a window that the next one covers again.
+        weights: How overlapping windows are averaged.
+        smallest_component_vox: Tumour components (26-connected) smaller than this are removed.
+    """
+
+    mode: Literal["single", "window"] = "single"
+    window_vox: Triple = (128, 128, 128)
+    overlap: float = 0.5
+    weights: Literal["gaussian", "flat"] = "gaussian"
+    smallest_component_vox: int = 0
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.overlap < 1, f"overlap must be in [0, 1); got {self.overlap}. Try 0.5.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every setting of one experiment.
+
+    Attributes:
+        name: Name of the recipe this one began as.
+        modalities: Channels of the network's input, in order.
+        geometry: How a scan becomes an array.
+        network: Which network.
+        training: How it learns.
+        inference: How it labels a whole case.
+        seed: Seeds weights, sampling, augmentation and the split.
+    """
+
+    name: str
+    modalities: tuple[str, ...] = MODALITIES
+    geometry: GeometrySettings = field(default_factory=GeometrySettings)
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    training: TrainingSettings = field(default_factory=TrainingSettings)
+    inference: InferenceSettings = field(default_factory=InferenceSettings)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.modalities if name not in MODALITIES]
+        _check(
+            not unknown and len(set(self.modalities)) == len(self.modalities) > 0,
+            f"modalities must be distinct names from {MODALITIES}; got {self.modalities}.",
+        )
+        multiple = self.network.multiple_vox
+        for name, size in (
+            ("training.patch_vox", self.training.patch_vox),
+            ("inference.window_vox", self.inference.window_vox),
+        ):
+            nearest = tuple(max(multiple, round(length / multiple) * multiple) for length in size)
+            _check(
+                all(length > 0 and length % multiple == 0 for length in size),
+                f"{name} must be multiples of {multiple}; got {tuple(size)}. Nearest: {nearest}.",
+            )
+
+    def to_dict(self) -> dict[str, object]:
+        """Return plain JSON values, nested as the dataclasses are."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object]) -> "Recipe":
+        """Rebuild a recipe from `to_dict`, refusing names that no setting has.
+
+        Raises:
+            ValueError: A name is unknown; the message says which and what exists.
+        """
+        return _from_dict(cls, values, where="recipe")
+
+    def save(self, path: Path | str) -> None:
+        """Write the recipe as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Recipe":
+        """Read a recipe that `save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+def _check(holds: bool, msg: str) -> None:
+    if not holds:
+        raise ValueError(msg)
+
+
+def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.Any:  # noqa: ANN401
+    fields = {item.name: item.type for item in dataclasses.fields(cls)}
+    unknown = sorted(set(values) - set(fields))
+    _check(not unknown, f"{where} has no setting {unknown}; it has {sorted(fields)}.")
+    built = {}
+    for name, value in values.items():
+        if dataclasses.is_dataclass(fields[name]):
+            value = _from_dict(fields[name], value, where=f"{where}.{name}")  # noqa: PLW2901
+        built[name] = tuple(value) if isinstance(value, list) else value
+    return cls(**built)
+
+
+# "tiny" sees the whole brain at 2 mm, so that a laptop CPU learns in minutes; what that costs
+# small lesions is the ceiling that notebook 01 draws. "laptop" keeps 1 mm and cuts patches.
+# "unet-a" is reference pipeline A of the project's brief.
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="tiny",
+            geometry=GeometrySettings(spacing_mm=(2.0, 2.0, 2.0)),
+            network=NetworkSettings(channels=(8, 16, 32, 64, 128)),
+            training=TrainingSettings(
+                patch_vox=(64, 64, 64), batch=2, epochs=12, steps_per_epoch=50, validate_every=3,
+                learning_rate=3e-3,
+            ),
+            inference=InferenceSettings(mode="single", window_vox=(64, 64, 64)),
+        ),
+        Recipe(
+            name="laptop",
+            network=NetworkSettings(channels=(8, 16, 32, 64, 128)),
+            training=TrainingSettings(
+                patch_vox=(80, 80, 80), batch=2, epochs=40, steps_per_epoch=50, learning_rate=2e-3
+            ),
+            inference=InferenceSettings(mode="single", smallest_component_vox=50),
+        ),
+        Recipe(
+            name="unet-a",
+            geometry=GeometrySettings(size_vox=(128, 128, 128)),
+            network=NetworkSettings(norm="instance"),
+            training=TrainingSettings(accumulate=4, epochs=100, steps_per_epoch=250),
+        ),
+    )
+}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Look a named recipe up.
+
+    Raises:
+        ValueError: The name is unknown; the message lists the names that exist.
+
+    Examples:
+        >>> get_recipe("tiny").network.multiple_vox
+        16
+    """
+    if name not in RECIPES:
+        msg = f"recipe must be one of {sorted(RECIPES)}; got {name!r}."
+        raise ValueError(msg)
+    return RECIPES[name]
