@@ -1,4 +1,4 @@
-"""Say which integer is which tissue in which edition, what WT, TC and ET are, and the channel order."""
+"""Say which integer is which tissue in which edition, what WT, TC, ET are, and channel order."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Know the machine: device, precision, seeds, time left, progress, and who made a file; no learning here."""
+"""Know the machine: device, precision, seeds, time left, progress and who made a file."""
 
 import os
 import platform
@@ -115,7 +115,9 @@ def pick_precision(device: "torch.device", wanted: str = "auto") -> str:
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
     if device.type == "cpu" and torch.backends.mkldnn.is_available():
-        return "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else "fp32"
+        return (
+            "bf16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() and _cpu_has_bf16() else "fp32"
+        )
     return "fp32"
 
 

@@ -1,4 +1,4 @@
-"""Hold every setting of one experiment in frozen dataclasses, and name the recipes worth starting from."""
+"""Hold every setting of one experiment in frozen dataclasses, and name the recipes."""
 
 import dataclasses
 import json
@@ -221,7 +221,7 @@ def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.An
     built = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name]):
-            value = _from_dict(fields[name], value, where=f"{where}.{name}")  # noqa: PLW2901
+            value = _from_dict(fields[name], value, where=f"{where}.{name}")
         built[name] = tuple(value) if isinstance(value, list) else value
     return cls(**built)
 
@@ -237,7 +237,11 @@ RECIPES = {
             geometry=GeometrySettings(spacing_mm=(2.0, 2.0, 2.0)),
             network=NetworkSettings(channels=(8, 16, 32, 64, 128)),
             training=TrainingSettings(
-                patch_vox=(64, 64, 64), batch=2, epochs=12, steps_per_epoch=50, validate_every=3,
+                patch_vox=(64, 64, 64),
+                batch=2,
+                epochs=12,
+                steps_per_epoch=50,
+                validate_every=3,
                 learning_rate=3e-3,
             ),
             inference=InferenceSettings(mode="single", window_vox=(64, 64, 64)),

@@ -1,4 +1,4 @@
-"""Hold one patient: `Case` is files on disk, `Scan` is arrays in memory; neither is ever written to."""
+"""Hold one patient: `Case` is files on disk, `Scan` arrays in memory; neither is written to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
