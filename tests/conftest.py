@@ -72,7 +72,7 @@ def write_case(rng: np.random.Generator) -> Callable[..., Case]:
         shape: tuple[int, int, int] = (24, 28, 20),
         affine: np.ndarray | None = None,
         modalities: tuple[str, ...] = MODALITIES,
-        labels: np.ndarray | None | str = "default",
+        labels: np.ndarray | str | None = "default",
         image: np.ndarray | None = None,
         schema: str = "brats2017-2021",
         flat: bool = False,
