@@ -1,0 +1,22 @@
+"""Say what is learned: the U-Net, networks by name, and the file a trained one lives in."""
+
+from bratskit.networks.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+    saved_model,
+    write_checksums,
+)
+from bratskit.networks.unet import UNet
+from bratskit.networks.zoo import NETWORKS, build_network
+
+__all__ = [
+    "NETWORKS",
+    "Checkpoint",
+    "UNet",
+    "build_network",
+    "load_checkpoint",
+    "save_checkpoint",
+    "saved_model",
+    "write_checksums",
+]

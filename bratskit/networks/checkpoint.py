@@ -1,0 +1,269 @@
+"""Keep a trained network in one file that says what it expects; nothing else opens it."""
+
+import hashlib
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+import bratskit
+from bratskit.labels import LABELS
+from bratskit.networks.zoo import build_network
+from bratskit.runtime import made_by, write_atomically
+from bratskit.settings import Recipe
+
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "saved_model", "write_checksums"]
+
+FORMAT = "bratskit-checkpoint"
+VERSION = 1
+CHECKSUMS = "SHA256SUMS"
+
+Card: TypeAlias = dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network as it came out of its file.
+
+    Attributes:
+        network: The network with its weights, in evaluation mode, on the CPU.
+        recipe: Every setting it was trained with.
+        card: What it was trained on and what it answers: `modalities` and `targets` in channel
+            order, `made_by`, and what the trainer added (`trained_on` case ids, `metric`).
+        training: What a training run needs to go on, or None.
+        path: The file.
+        checksum: SHA-256 of the file, which tells one model from another.
+    """
+
+    network: nn.Module = field(repr=False)
+    recipe: Recipe
+    card: Card = field(repr=False)
+    training: dict[str, object] | None = field(repr=False)
+    path: Path
+    checksum: str
+
+
+def save_checkpoint(
+    path: Path | str,
+    *,
+    network: nn.Module,
+    recipe: Recipe,
+    card: Mapping[str, object],
+    training: Mapping[str, object] | None = None,
+    half: bool = False,
+) -> Path:
+    """Write a network and everything needed to use it, whole or not at all.
+
+    Args:
+        path: File to write; a kill at any moment leaves the old one or the new one.
+        network: Built by `build_network` from `recipe.network`; may be compiled.
+        recipe: Settings of the run.
+        card: Facts for the user: `trained_on`, `metric` and so on. `modalities`, `targets` and
+            `made_by` are filled in where they are missing.
+        training: Optimiser, scheduler, scaler and generator states; tensors and plain values only,
+            because the file is always read with `weights_only=True`.
+        half: Store the kernels as float16: half the size, for a network that is only used. Norm
+            statistics stay float32, since a variance may exceed 65,504.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: `card` or `training` holds something that could not be read back.
+        ValueError: `card["modalities"]` is in another order than `recipe.modalities`.
+    """
+    path = Path(path)
+    stamp = {
+        "modalities": list(recipe.modalities),
+        "targets": list(LABELS.values()),
+        "made_by": made_by(),
+    }
+    content = {
+        "format": FORMAT,
+        "version": VERSION,
+        "recipe": recipe.to_dict(),
+        "card": stamp | dict(card),
+        "state_dict": _weights(network, half=half),
+        "training": None if training is None else dict(training),
+    }
+    _refuse_other_order(tuple(content["card"]["modalities"]), recipe.modalities, where="card")
+    _refuse_unreadable(content["card"], where="card")
+    _refuse_unreadable(content["training"], where="training")
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    return path
+
+
+def load_checkpoint(
+    path: Path | str, *, expect_modalities: Sequence[str] | None = None
+) -> Checkpoint:
+    """Read a network back, running no code that the file might contain.
+
+    Args:
+        path: File that `save_checkpoint` wrote.
+        expect_modalities: Channel order the caller is about to feed; None takes the checkpoint's.
+
+    Returns:
+        The network in evaluation mode on the CPU, float32, with its recipe and card.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is cut off, is no bratskit checkpoint, is of a newer format, or its
+            channels stand in another order than the caller's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"checkpoint must be an existing file; got {path}. Train one with `make demo`."
+        raise FileNotFoundError(msg)
+    data = path.read_bytes()
+    content = _read(data, path)
+    recipe = Recipe.from_dict(content["recipe"])
+    card = content["card"]
+    _refuse_other_order(tuple(card["modalities"]), recipe.modalities, where=str(path))
+    if expect_modalities is not None:
+        _refuse_other_order(recipe.modalities, tuple(expect_modalities), where=str(path))
+    network = build_network(
+        recipe.network, in_channels=len(recipe.modalities), out_channels=len(card["targets"])
+    )
+    _fill(network, content["state_dict"], path)
+    return Checkpoint(
+        network=network.eval(),
+        recipe=recipe,
+        card=card,
+        training=content["training"],
+        path=path,
+        checksum=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def saved_model(folder: Path | str | None = None) -> Path:
+    """Find the network that comes with the repository, and prove that it is whole.
+
+    Args:
+        folder: Where to look; None is `saved_model/` beside the package.
+
+    Returns:
+        The `*.pt` file that sorts last by name, its checksum verified against `SHA256SUMS`.
+
+    Raises:
+        FileNotFoundError: There is none; the message holds the command that makes one.
+        ValueError: The file is not the one its checksum was written for.
+    """
+    folder = Path(bratskit.__file__).parents[1] / "saved_model" if folder is None else Path(folder)
+    files = sorted(folder.glob("*.pt"))
+    if not files:
+        msg = (
+            f"saved model must be in {folder}; got no *.pt file there. Train one with `make demo`."
+        )
+        raise FileNotFoundError(msg)
+    path = files[-1]
+    known = _read_checksums(folder / CHECKSUMS)
+    if known.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
+        msg = (
+            f"{path} must have the checksum written in {CHECKSUMS}; got another file. "
+            f"Fetch it again with `git checkout -- {folder.name}`."
+        )
+        raise ValueError(msg)
+    return path
+
+
+def write_checksums(folder: Path | str) -> Path:
+    """Write `SHA256SUMS` for every `*.pt` of a folder, in the form that `sha256sum -c` reads."""
+    path = Path(folder) / CHECKSUMS
+    lines = [
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in sorted(Path(folder).glob("*.pt"))
+    ]
+    write_atomically(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
+    return path
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return {name.lstrip("*"): digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+
+
+def _weights(network: nn.Module, *, half: bool) -> dict[str, Tensor]:
+    """Copy the weights to the CPU, dense and without the prefix that `torch.compile` adds."""
+    original = getattr(network, "_orig_mod", network)
+    weights = {}
+    for name, value in original.state_dict().items():
+        kept = value.detach().cpu().contiguous()
+        is_kernel = kept.is_floating_point() and kept.ndim > 1
+        weights[name] = kept.half() if half and is_kernel else kept
+    return weights
+
+
+def _fill(network: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1:2]
+        msg = (
+            f"weights of {path} must fit the network its recipe names; got "
+            f"{' '.join(first).strip()} Was `recipe.network` changed after training?"
+        )
+        raise ValueError(msg) from error
+
+
+def _read(data: bytes, path: Path) -> dict[str, object]:
+    """Decode the file's bytes, or say in one line why it cannot be done."""
+    if not zipfile.is_zipfile(io.BytesIO(data)):
+        is_cut = not data or data.startswith(b"PK")
+        what = "a file that was cut off; copy it again" if is_cut else "another kind of file"
+        msg = f"{path} must be a bratskit checkpoint; got {what}."
+        raise ValueError(msg)
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        msg = (
+            f"{path} must be a bratskit checkpoint; got a damaged file, or one that would run "
+            "code when opened. Copy it again, or save it with bratskit.networks.save_checkpoint."
+        )
+        raise ValueError(msg) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        msg = (
+            f"{path} must be a bratskit checkpoint; got a torch file of another program. "
+            "Save it with bratskit.networks.save_checkpoint."
+        )
+        raise ValueError(msg)
+    if content["version"] > VERSION:
+        msg = (
+            f"format of {path} must be at most {VERSION}; got {content['version']}. "
+            "Update bratskit: this file was written by a newer one."
+        )
+        raise ValueError(msg)
+    return content
+
+
+def _refuse_other_order(found: tuple[str, ...], wanted: tuple[str, ...], *, where: str) -> None:
+    if tuple(found) != tuple(wanted):
+        msg = (
+            f"modalities of {where} must be in the order {list(wanted)}; got {list(found)}. "
+            "Feed the channels in the order the network was trained with."
+        )
+        raise ValueError(msg)
+
+
+def _refuse_unreadable(value: object, *, where: str) -> None:
+    """Refuse what `torch.load(weights_only=True)` would not read back, naming its place."""
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            _refuse_unreadable(item, where=f"{where}[{json.dumps(name, default=str)}]")
+    elif isinstance(value, (list, tuple)):
+        for number, item in enumerate(value):
+            _refuse_unreadable(item, where=f"{where}[{number}]")
+    elif type(value) not in (str, int, float, bool, type(None), Tensor):
+        msg = (
+            f"{where} must be a tensor or a plain value; got {type(value).__name__}. "
+            "Convert it first, for example with float() or torch.as_tensor()."
+        )
+        raise TypeError(msg)
