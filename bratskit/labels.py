@@ -89,8 +89,8 @@ SCHEMAS = {
 }
 
 
-def get_schema(name: str) -> LabelSchema:
-    """Look a label schema up by name.
+def get_schema(name: str | LabelSchema) -> LabelSchema:
+    """Look a label schema up by name; a schema is returned as it is.
 
     Raises:
         ValueError: The name is unknown; the message lists the names that exist.
@@ -99,6 +99,8 @@ def get_schema(name: str) -> LabelSchema:
         >>> get_schema("brats2017-2021").to_source[3]
         4
     """
+    if isinstance(name, LabelSchema):
+        return name
     if name not in SCHEMAS:
         msg = f"schema must be one of {sorted(SCHEMAS)}; got {name!r}."
         raise ValueError(msg)

@@ -1,0 +1,259 @@
+"""Load scans and masks in RAS+ without loss, and put masks back on the grid they came from."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from bratskit.cases.case import Case, Scan
+from bratskit.cases.volume import Volume, compress, read_volume, refuse_other_grid, to_disk_order
+from bratskit.labels import LABELS, MODALITIES, LabelSchema, get_schema
+from bratskit.runtime import write_atomically
+
+__all__ = ["load_labels", "load_scan", "write_labels", "write_volume"]
+
+_UNKNOWN = 255  # marks, in a look-up table, an integer that the schema does not define
+
+
+def load_scan(case: Case, *, threads: int | None = None) -> Scan:
+    """Load the four modalities of a case, and its mask where there is one, in RAS+.
+
+    Axes are only flipped and permuted, so every voxel keeps its value. `Scan.header` is the one of
+    the mask, or else of the first modality: the file that a prediction should look like.
+
+    Args:
+        case: Files of one patient.
+        threads: Files decoded at once; None means one a core, at most one a file.
+
+    Raises:
+        FileNotFoundError: A file of the case does not exist.
+        ValueError: A modality is missing, a file is damaged or not 3D, grids differ, or a value is
+            not finite, not an integer label or unknown to the schema. Names case and file.
+    """
+    paths = _paths_of(case)
+    threads = threads or min(len(paths), os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool:
+        volumes = list(pool.map(lambda path: read_volume(path, case_id=case.id), paths))
+        first = volumes[0]
+        for volume in volumes[1:]:
+            refuse_other_grid(volume, first, case_id=case.id)
+        modalities, mask = volumes[: len(MODALITIES)], volumes[len(MODALITIES) :]
+        image = np.empty((len(modalities), *first.data.shape), np.float32)
+        jobs = [
+            pool.submit(_write_modality, volume, out, case.id)
+            for volume, out in zip(modalities, image, strict=True)
+        ]
+        labels = to_internal(mask[0], schema=case.schema, case_id=case.id) if mask else None
+        for job in jobs:
+            job.result()
+    like = mask[0] if mask else first
+    return Scan(
+        id=case.id,
+        image=image,
+        labels=labels,
+        affine=first.affine,
+        schema=case.schema,
+        header=like.header,
+        disk_affine=like.disk_affine,
+    )
+
+
+def load_labels(
+    path: Path | str, *, schema: LabelSchema | str
+) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    """Load one mask, made by anybody, as internal labels in RAS+.
+
+    Args:
+        path: A `.nii` or `.nii.gz` file.
+        schema: Edition whose integers the mask uses.
+
+    Returns:
+        Labels `(I, J, K)` uint8 and the RAS+ affine `(4, 4)`, mm.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is damaged, not 3D, or holds a value that is no integer of the schema.
+    """
+    path = Path(path)
+    case_id = path.name.split(".nii")[0].removesuffix("_seg")
+    volume = read_volume(path, case_id=case_id)
+    return to_internal(volume, schema=get_schema(schema), case_id=case_id), volume.affine
+
+
+def write_labels(
+    labels: NDArray[np.uint8],
+    path: Path | str,
+    *,
+    like: Scan,
+    edition: LabelSchema | str | None = None,
+) -> Path:
+    """Write internal labels as a mask file on the disk grid of a scan.
+
+    Orientation is undone exactly; affine, qform, sform and their codes, spacing and units are
+    those of `like`. The integer type is the one of the mask that the scan came with, else uint8.
+
+    Args:
+        labels: Internal labels `(I, J, K)` in RAS+.
+        path: Where to write, `.nii.gz` or `.nii`; its folder is made.
+        like: The scan that the labels belong to.
+        edition: Whose integers to write; None means the edition of `like`.
+
+    Returns:
+        The path.
+
+    Raises:
+        TypeError: Labels are not integers.
+        ValueError: Their shape is not the scan's, or a value is no internal label.
+        PermissionError: The folder cannot be made or written to.
+    """
+    schema = like.schema if edition is None else get_schema(edition)
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        msg = (
+            f"labels of case {like.id} must be integers; got dtype {labels.dtype}. "
+            "Take the argmax first, then astype('uint8')."
+        )
+        raise TypeError(msg)
+    _refuse_other_shape(labels, like, name="labels")
+    values = _lookup(labels, schema.to_source)
+    if values is None:
+        unknown = sorted(set(np.unique(labels).tolist()) - set(schema.to_source))
+        msg = (
+            f"labels of case {like.id} must be internal labels {sorted(schema.to_source)}; got "
+            f"{unknown}. Internally they mean {', '.join(LABELS.values())}."
+        )
+        raise ValueError(msg)
+    had_mask = like.labels is not None and like.header.get_data_dtype().kind in "iu"
+    return _write(values, path, like=like, dtype=like.header.get_data_dtype() if had_mask else "u1")
+
+
+def write_volume(array: NDArray[np.floating], path: Path | str, *, like: Scan) -> Path:
+    """Write a map of real numbers `(I, J, K)` in RAS+ as float32 on the disk grid of a scan.
+
+    Raises:
+        ValueError: Its shape is not the scan's.
+        PermissionError: The folder cannot be made or written to.
+    """
+    array = np.asarray(array, np.float32)
+    _refuse_other_shape(array, like, name="array")
+    return _write(array, path, like=like, dtype="f4")
+
+
+def to_internal(volume: Volume, *, schema: LabelSchema, case_id: str) -> NDArray[np.uint8]:
+    """Map the integers of a mask to internal labels.
+
+    Raises:
+        ValueError: A value is not finite, not an integer, or unknown to the schema.
+    """
+    values = volume.data
+    where = f"{volume.path.name} (case {case_id})"
+    if values.dtype.kind == "f" or (volume.slope, volume.inter) != (1.0, 0.0):
+        values = _as_integers(volume, where)
+    labels = _lookup(values, schema.to_internal)
+    if labels is None:
+        schema.refuse_unknown(np.unique(values).tolist(), where=where)
+    return labels
+
+
+def _paths_of(case: Case) -> list[Path]:
+    missing = [name for name in MODALITIES if name not in case.paths]
+    if missing:
+        msg = (
+            f"case {case.id} must have the modalities {', '.join(MODALITIES)}; "
+            f"got none for {', '.join(missing)}. Add {case.id}_{missing[0]}.nii.gz."
+        )
+        raise ValueError(msg)
+    masks = [] if case.labels_path is None else [Path(case.labels_path)]
+    return [Path(case.paths[name]) for name in MODALITIES] + masks
+
+
+def _write_modality(volume: Volume, out: NDArray[np.float32], case_id: str) -> None:
+    volume.write_values(out)
+    scaled = volume.data.dtype.kind == "f" or (volume.slope, volume.inter) != (1.0, 0.0)
+    if scaled and not np.isfinite(out).all():
+        n_bad = int(out.size - np.isfinite(out).sum())
+        msg = (
+            f"{volume.path.name} of case {case_id} must hold finite numbers; got NaN or infinity "
+            f"in {n_bad} voxels. Set them to 0, for example with numpy.nan_to_num."
+        )
+        raise ValueError(msg)
+
+
+def _as_integers(volume: Volume, where: str) -> NDArray[np.int64]:
+    real = volume.data * np.float64(volume.slope) + volume.inter
+    whole = np.isfinite(real) & (real == np.rint(real))
+    if not whole.all():
+        shown = ", ".join(f"{value:g}" for value in np.unique(real[~whole])[:3])
+        msg = (
+            f"labels of {where} must be integers; got {shown}. A mask was interpolated: "
+            "resample it again with nearest neighbour."
+        )
+        raise ValueError(msg)
+    return real.astype(np.int64)
+
+
+def _lookup(values: NDArray[np.integer], table: dict[int, int]) -> NDArray[np.uint8] | None:
+    """Map integers through a table into C order; None where one is not in it."""
+    values = np.ascontiguousarray(values)
+    if values.dtype != np.uint8:
+        if values.min() < 0 or values.max() > _UNKNOWN:
+            return None
+        values = values.astype(np.uint8)
+    look_up = np.full(256, _UNKNOWN, np.uint8)
+    look_up[list(table)] = list(table.values())
+    mapped = look_up[values]
+    return None if mapped.max() == _UNKNOWN else mapped
+
+
+def _refuse_other_shape(array: NDArray[np.generic], like: Scan, *, name: str) -> None:
+    if array.shape != like.image.shape[1:]:
+        msg = (
+            f"{name} of case {like.id} must have the native shape {like.image.shape[1:]}; got "
+            f"{array.shape}. Send it back with the geometry's inverse first."
+        )
+        raise ValueError(msg)
+
+
+def _write(
+    array: NDArray[np.generic], path: Path | str, *, like: Scan, dtype: np.dtype | str
+) -> Path:
+    path = Path(path)
+    if not path.name.endswith((".nii", ".nii.gz")):
+        msg = f"path must end in .nii.gz or .nii; got {path}. Try {path.with_suffix('.nii.gz')}."
+        raise ValueError(msg)
+    stored = to_disk_order(array, like.disk_affine).astype(np.dtype(dtype).newbyteorder("<"))
+    header = _header_like(like, stored)
+    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+    raw = kind(stored, like.disk_affine, header).to_bytes()
+    content = compress(raw) if path.suffix == ".gz" else raw
+    _write_into(
+        path.parent,
+        lambda: write_atomically(path, lambda temporary: temporary.write_bytes(content)),
+    )
+    return path
+
+
+def _header_like(like: Scan, stored: NDArray[np.generic]) -> nib.Nifti1Header:
+    header = like.header.copy().as_byteswapped("<")
+    header.set_data_dtype(stored.dtype)
+    header.set_data_shape(stored.shape)
+    header["cal_min"] = header["cal_max"] = 0  # the display window of another volume
+    header["vox_offset"] = 0  # nibabel fills it in
+    header.set_slope_inter(1, 0)
+    return header
+
+
+def _write_into(folder: Path, write: Callable[[], None]) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write()
+    except OSError as error:
+        msg = (
+            f"output folder must be writable; got {folder} ({error.strerror}). "
+            "Choose another, for example predictions in your home folder."
+        )
+        raise PermissionError(msg) from error
