@@ -1,0 +1,37 @@
+"""Turn masks into numbers on the native grid, sharing no code with what is judged."""
+
+from bratskit.evaluate.files import evaluate_paths, score_folder, score_pair
+from bratskit.evaluate.metrics import (
+    BRATS_EMPTY_HD95_MM,
+    confusion_table,
+    dice,
+    hausdorff95,
+    precision,
+    sensitivity,
+    volume_ml,
+)
+from bratskit.evaluate.score import EMPTY_RULES, EmptyMasks, get_empty_rule, score_masks
+from bratskit.evaluate.summary import Estimate, Summary
+from bratskit.evaluate.table import Score, Scores, write_summary
+
+__all__ = [
+    "BRATS_EMPTY_HD95_MM",
+    "EMPTY_RULES",
+    "EmptyMasks",
+    "Estimate",
+    "Score",
+    "Scores",
+    "Summary",
+    "confusion_table",
+    "dice",
+    "evaluate_paths",
+    "get_empty_rule",
+    "hausdorff95",
+    "precision",
+    "score_folder",
+    "score_masks",
+    "score_pair",
+    "sensitivity",
+    "volume_ml",
+    "write_summary",
+]
