@@ -1,0 +1,29 @@
+"""Room 01: turn a native scan into the array a network sees, and remember the way back."""
+
+from bratskit.preprocess.ceiling import ceiling, lost_voxels
+from bratskit.preprocess.geometry import Geometry
+from bratskit.preprocess.prepare import prepare_cohort, prepare_scan
+from bratskit.preprocess.steps import brain_box, brain_mask, zscore
+from bratskit.preprocess.store import (
+    Prepared,
+    list_prepared,
+    open_prepared,
+    read_patch,
+    save_prepared,
+)
+
+__all__ = [
+    "Geometry",
+    "Prepared",
+    "brain_box",
+    "brain_mask",
+    "ceiling",
+    "list_prepared",
+    "lost_voxels",
+    "open_prepared",
+    "prepare_cohort",
+    "prepare_scan",
+    "read_patch",
+    "save_prepared",
+    "zscore",
+]

@@ -1,0 +1,106 @@
+"""Find the brain and normalise intensities inside it; grids and files are not its job."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["brain_box", "brain_mask", "zscore"]
+
+
+def brain_mask(image: NDArray) -> NDArray[np.bool_]:
+    """Mark the voxels where any modality is non-zero, on the native grid.
+
+    The union, so that a slab missing in one modality (as in Brats18_2013_20_1) cuts nothing off
+    the others. Skull-stripped input is assumed: zero means "nothing measured here".
+
+    Args:
+        image: Intensities `(C, I, J, K)`.
+
+    Returns:
+        Mask `(I, J, K)` bool; all False for an empty image.
+    """
+    mask = image[0] != 0
+    for channel in image[1:]:
+        mask |= channel != 0
+    return mask
+
+
+def brain_box(mask: NDArray[np.bool_]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Find the smallest box that holds every True voxel.
+
+    Args:
+        mask: Brain mask `(I, J, K)` bool.
+
+    Returns:
+        First and past-the-last voxel along I, J, K.
+
+    Raises:
+        ValueError: The mask is empty.
+
+    Examples:
+        >>> mask = np.zeros((5, 6, 7), dtype=bool)
+        >>> mask[1:4, 2, 6] = True
+        >>> brain_box(mask)
+        ((1, 4), (2, 3), (6, 7))
+    """
+    over_k = mask.any(axis=2)
+    profiles = (over_k.any(axis=1), over_k.any(axis=0), mask.any(axis=(0, 1)))
+    if not profiles[0].any():
+        msg = (
+            "image must hold a brain, voxels other than zero; got zeros only. "
+            "Check that the right files were read, for example with `bratskit check`."
+        )
+        raise ValueError(msg)
+    first, second, third = ((int(p.argmax()), len(p) - int(p[::-1].argmax())) for p in profiles)
+    return first, second, third
+
+
+def zscore(image: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    r"""Give each modality mean 0 and standard deviation 1 over the brain voxels it measured.
+
+    $$z = (x - \bar{x}) / \sigma \quad\text{where}\; x \ne 0, \qquad z = 0 \;\text{elsewhere}$$
+
+    A modality is normalised over its own non-zero voxels, not over the union of all: where a slab
+    of it is missing, the zeros would pull its mean down and blow its deviation up, and the slab
+    would read as darkest tissue. This way it reads as the mean, like the background. On intact
+    BraTS cases the two rules differ in fewer than one voxel in a thousand.
+
+    Sums run in float64: a float32 sum of squares over a brain is wrong in the third digit.
+
+    Args:
+        image: Intensities `(C, I, J, K)`, any real type and memory order.
+        mask: Voxels that may count, `(I, J, K)` bool; None allows all that are not zero.
+
+    Returns:
+        Normalised image `(C, I, J, K)` float32, background exactly 0. A modality without any
+        brain voxel is all 0, and so is one of constant intensity (deviation 0).
+
+    Examples:
+        >>> zscore(np.array([0, 2, 4], dtype=np.float32).reshape(1, 1, 1, 3)).ravel().tolist()
+        [0.0, -1.0, 1.0]
+    """
+    normal = np.empty(image.shape, dtype=np.float32)
+    for channel, out in zip(image, normal, strict=True):
+        measured = channel != 0
+        if mask is not None:
+            measured &= mask
+        mean, deviation = _mean_and_deviation(channel, measured)
+        scale = 1 / deviation if deviation > 0 else 0.0
+        np.subtract(channel, mean, out=out, casting="unsafe", dtype=np.float32)
+        out *= np.float32(scale)
+        out *= measured
+    return normal
+
+
+def _mean_and_deviation(channel: NDArray, measured: NDArray[np.bool_]) -> tuple[float, float]:
+    """Sum plane by plane in float64, which keeps the temporary in the cache."""
+    count, total, squares = int(np.count_nonzero(measured)), 0.0, 0.0
+    for plane, keep in zip(channel, measured, strict=True):
+        values = (plane * keep).astype(np.float64).ravel()
+        total += float(values.sum())
+        squares += float(values @ values)
+    if count == 0:
+        return 0.0, 0.0
+    mean = total / count
+    variance = squares / count - mean * mean
+    # Below the rounding error of the two sums, a deviation is noise about a constant.
+    return mean, variance**0.5 if variance > 1e-12 * mean * mean else 0.0
