@@ -259,7 +259,7 @@ def _likeliest(scores: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.
             best = score.copy()
             labels = np.full(score.shape, label, dtype=np.uint8)
             continue
-        np.copyto(labels, label, where=score > best)
+        np.copyto(labels, np.uint8(label), where=score > best)
         np.maximum(best, score, out=best)
     return labels
 
