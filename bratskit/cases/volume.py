@@ -12,9 +12,10 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 try:
-    from isal import igzip as fast_gzip  # same format, decodes about 2.5 times faster
+    from isal import igzip as fast_gzip  # same format, twice as fast
+    from isal import isal_zlib as fast_zlib
 except ImportError:
-    fast_gzip = gzip
+    fast_gzip, fast_zlib = gzip, zlib
 
 __all__ = ["Volume", "compress", "read_volume", "refuse_other_grid", "to_disk_order"]
 
@@ -139,19 +140,26 @@ def _read_bytes(path: Path, what: str) -> bytes:
     if not raw.startswith(b"\x1f\x8b"):  # gzip's own magic: suffixes lie
         return raw
     try:
-        return fast_gzip.decompress(raw)
-    except (
-        EOFError,
-        OSError,
-        ValueError,
-        zlib.error,
-        getattr(fast_gzip, "IsalError", OSError),
-    ) as error:
+        return _decompress(raw)
+    except (EOFError, gzip.BadGzipFile, zlib.error, fast_zlib.error) as error:
         msg = (
             f"{what} must be a whole gzip file; got {len(raw)} bytes that are truncated or damaged "
             f"({error}). Copy or download {path} again."
         )
         raise ValueError(msg) from error
+
+
+def _decompress(raw: bytes) -> bytes:
+    decoder = fast_zlib.decompressobj(wbits=31)  # 31: gzip header and checksum
+    decoded = decoder.decompress(raw)
+    if not decoder.eof:
+        msg = "the end is missing"
+        raise EOFError(msg)
+    if decoder.unused_data.strip(
+        b"\0"
+    ):  # several gzip members in one file, or junk after the first
+        return gzip.decompress(raw)
+    return decoded
 
 
 def _parse_header(raw: bytes, what: str) -> nib.Nifti1Header:
