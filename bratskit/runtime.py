@@ -183,7 +183,8 @@ def progress(items: Iterable[Item], label: str, *, total: int | None = None) -> 
         yield item
         of = f"/{total}" if total else ""
         elapsed = time.monotonic() - started
-        sys.stdout.write(f"{label} {number}{of} ({elapsed:.0f} s)\n")
+        left = f", about {elapsed / number * (total - number):.0f} s left" if total else ""
+        sys.stdout.write(f"{label} {number}{of} ({elapsed:.0f} s{left})\n")
         sys.stdout.flush()
 
 

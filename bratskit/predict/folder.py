@@ -1,0 +1,149 @@
+"""Label many patients into one folder, resumable; one patient's fault stops no other."""
+
+import dataclasses
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from bratskit.cases import Case, Scan, load_scan, write_labels
+from bratskit.labels import get_schema
+from bratskit.networks import Checkpoint
+from bratskit.predict.predict import predict_scan
+from bratskit.runtime import RunFolder, pick_device, progress, write_atomically
+
+__all__ = ["PredictionError", "predict_folder"]
+
+# What a damaged file, a full disk or a full memory raises; anything else is a bug of ours.
+PATIENT_FAULTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
+
+
+class PredictionError(ValueError):
+    """Some patients could not be labelled; all others were.
+
+    Attributes:
+        failed: Why, keyed by case id.
+        written: Masks that exist now.
+    """
+
+    def __init__(self, failed: dict[str, str], written: list[Path]) -> None:
+        self.failed = failed
+        self.written = written
+        reasons = "; ".join(f"{case_id}: {why}" for case_id, why in failed.items())
+        super().__init__(
+            f"{len(failed)} of {len(failed) + len(written)} cases failed, the others are written. "
+            f"{reasons} Mend or leave out these cases and run again: finished ones are kept."
+        )
+
+
+def predict_folder(
+    cases: Sequence[Case],
+    out: Path | str,
+    *,
+    model: Checkpoint,
+    edition: str = "brats2017-2021",
+    device: torch.device | None = None,
+) -> list[Path]:
+    """Label every case and write `<out>/<case id>.nii.gz` on the grid of its files.
+
+    Started again, it skips masks that the same model made with the same inference settings in the
+    same edition; the receipt `<case id>.json` beside each mask says so. While the network works
+    on one patient, the next one is read.
+
+    Args:
+        cases: Patients to label.
+        out: Folder for the masks; made where it does not exist.
+        model: From `load_checkpoint`. `dataclasses.replace(model, recipe=...)` predicts with
+            other inference settings.
+        edition: Whose integers to write.
+        device: Where to run; None chooses.
+
+    Returns:
+        Paths of the masks, in the order of the cases.
+
+    Raises:
+        PermissionError: The folder cannot be written to.
+        ValueError: The edition is unknown, or an id occurs twice.
+        PredictionError: Some cases failed; it names each with its reason, after the others
+            were written.
+    """
+    get_schema(edition)
+    _refuse_twins(cases)
+    out = RunFolder(Path(out)).create().path
+    device = pick_device() if device is None else torch.device(device)
+    receipt = _receipt(model, edition)
+    to_do = [case for case in cases if not _is_done(_mask_path(out, case), receipt)]
+    if len(to_do) < len(cases):
+        sys.stdout.write(f"predict: {len(cases) - len(to_do)} kept, {len(to_do)} to make\n")
+    failed: dict[str, str] = {}
+    for case, reading in progress(_read_ahead(to_do), "predict", total=len(to_do)):
+        try:
+            scan = reading.result()
+            prediction = predict_scan(model.network, scan, model.recipe, device=device)
+            path = _mask_path(out, case)
+            _receipt_path(path).unlink(missing_ok=True)  # the mask it speaks of is about to go
+            write_labels(prediction.labels, path, like=scan, edition=edition)
+            _write_receipt(path, receipt)
+        except PATIENT_FAULTS as error:
+            failed[case.id] = " ".join(str(error).split()) or type(error).__name__
+            sys.stderr.write(f"predict: {case.id} failed: {failed[case.id]}\n")
+    written = [_mask_path(out, case) for case in cases if case.id not in failed]
+    if failed:
+        raise PredictionError(failed, written)
+    return written
+
+
+def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, "Future[Scan]"]]:
+    """Yield each case with its scan being read, one patient ahead of the one in use."""
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        waiting: list[tuple[Case, Future[Scan]]] = []
+        for case in cases:
+            waiting.append((case, reader.submit(load_scan, case)))
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+        yield from waiting
+
+
+def _refuse_twins(cases: Sequence[Case]) -> None:
+    counts = Counter(case.id for case in cases)
+    twins = sorted(case_id for case_id, count in counts.items() if count > 1)
+    if twins:
+        msg = f"case ids must differ; got {twins} more than once. One mask would hide the other."
+        raise ValueError(msg)
+
+
+def _receipt(model: Checkpoint, edition: str) -> dict[str, object]:
+    settings = {
+        "inference": dataclasses.asdict(model.recipe.inference),
+        "geometry": dataclasses.asdict(model.recipe.geometry),
+    }
+    values = {"model": model.checksum, "edition": edition, **settings}
+    return json.loads(json.dumps(values))  # tuples become lists, as in the file
+
+
+def _is_done(path: Path, receipt: dict[str, object]) -> bool:
+    if not path.is_file() or path.stat().st_size == 0 or not _receipt_path(path).is_file():
+        return False
+    try:
+        return json.loads(_receipt_path(path).read_text(encoding="utf-8")) == receipt
+    except ValueError:  # a damaged receipt proves nothing
+        return False
+
+
+def _write_receipt(path: Path, receipt: dict[str, object]) -> None:
+    text = json.dumps(receipt, indent=2) + "\n"
+    write_atomically(
+        _receipt_path(path), lambda temporary: temporary.write_text(text, encoding="utf-8")
+    )
+
+
+def _mask_path(out: Path, case: Case) -> Path:
+    return out / f"{case.id}.nii.gz"
+
+
+def _receipt_path(mask_path: Path) -> Path:
+    return mask_path.with_name(mask_path.name.removesuffix(".nii.gz") + ".json")
