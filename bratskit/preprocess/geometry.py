@@ -155,8 +155,10 @@ class Geometry:
 
         Args:
             labels: Internal labels.
-            how: "linear" interpolates each label's own mask and takes the largest, ties to the
-                smaller label; "nearest" takes the nearest voxel.
+            how: "linear" interpolates each label's own mask and takes the largest; "nearest" takes
+                the nearest voxel. Ties, frequent where 8 voxels become one, go to the larger
+                label: a thin enhancing rim would suffer most from the other rule (Dice there and
+                back at 2 mm .888 against .880, mean of 8 real cases).
         """
         return _resize_labels(self.crop(labels), self.shape, how)
 
@@ -244,7 +246,7 @@ def _resize_labels(labels: NDArray, shape: Triple, how: Interpolation) -> NDArra
         index = np.ix_(*(_nearest(a, b) for a, b in zip(labels.shape, shape, strict=True)))
         return labels[index]
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(LABELS)))
-    return _likeliest((v, _resize((labels == v)[None], shape)[0]) for v in present)
+    return _likeliest((v, _resize((labels == v)[None], shape)[0]) for v in present[::-1])
 
 
 def _nearest(length: int, wanted: int) -> NDArray[np.intp]:
@@ -253,6 +255,7 @@ def _nearest(length: int, wanted: int) -> NDArray[np.intp]:
 
 
 def _likeliest(scores: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.uint8]:
+    """Name the label of the largest score at each voxel; the one that comes first wins a tie."""
     best, labels = None, None
     for label, score in scores:
         if best is None:
