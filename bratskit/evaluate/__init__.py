@@ -1,5 +1,6 @@
 """Turn masks into numbers on the native grid, sharing no code with what is judged."""
 
+from bratskit.evaluate.baselines import fit_flair_threshold, predict_nothing, threshold_flair
 from bratskit.evaluate.files import evaluate_paths, score_folder, score_pair
 from bratskit.evaluate.metrics import (
     BRATS_EMPTY_HD95_MM,
@@ -25,13 +26,16 @@ __all__ = [
     "confusion_table",
     "dice",
     "evaluate_paths",
+    "fit_flair_threshold",
     "get_empty_rule",
     "hausdorff95",
     "precision",
+    "predict_nothing",
     "score_folder",
     "score_masks",
     "score_pair",
     "sensitivity",
+    "threshold_flair",
     "volume_ml",
     "write_summary",
 ]

@@ -53,7 +53,7 @@ def score_pair(
         ValueError: The grids differ, or a mask holds a value that its edition does not define.
     """
     pred, truth = Path(pred), Path(truth)
-    schema, truth_schema = _schema(edition), _schema(truth_edition or edition)
+    schema, truth_schema = get_schema(edition), get_schema(truth_edition or edition)
     pred_labels, pred_affine = load_labels(pred, schema=schema)
     truth_labels, truth_affine = load_labels(truth, schema=truth_schema)
     if pred_labels.shape != truth_labels.shape:
@@ -254,10 +254,6 @@ def _refuse_bare(cases: Sequence[Case]) -> None:
             "Find only those that have one: `find_cases(folder, require_labels=True)`."
         )
         raise ValueError(msg)
-
-
-def _schema(edition: Edition) -> LabelSchema:
-    return edition if isinstance(edition, LabelSchema) else get_schema(edition)
 
 
 def _other_grid(pred: Path, truth: Path, what: str, got: object, wanted: object) -> str:

@@ -62,9 +62,9 @@ def dice(pred: Mask, truth: Mask, *, when_both_empty: EmptyRule = "nan") -> floa
     if when_both_empty not in ("nan", "one", "error"):
         msg = f"when_both_empty must be 'nan', 'one' or 'error'; got {when_both_empty!r}."
         raise ValueError(msg)
-    total = np.count_nonzero(pred) + np.count_nonzero(truth)
+    total = _size(pred) + _size(truth)
     if total:
-        return 2 * np.count_nonzero(pred & truth) / total
+        return 2 * _size(pred & truth) / total
     if when_both_empty == "error":
         msg = (
             "pred and truth must not both be empty; got no voxel in either. "
@@ -95,8 +95,8 @@ def sensitivity(pred: Mask, truth: Mask) -> float:
         0.75
     """
     _check_masks(pred, truth)
-    size = np.count_nonzero(truth)
-    return np.count_nonzero(pred & truth) / size if size else float("nan")
+    size = _size(truth)
+    return _size(pred & truth) / size if size else float("nan")
 
 
 def precision(pred: Mask, truth: Mask) -> float:
@@ -188,7 +188,7 @@ def volume_ml(mask: Mask, spacing_mm: Triple) -> float:
     """
     _check_masks(mask, mask)
     _check_spacing(spacing_mm)
-    return np.count_nonzero(mask) * float(np.prod(spacing_mm)) / 1000
+    return _size(mask) * float(np.prod(spacing_mm)) / 1000
 
 
 def confusion_table(pred: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.int64]:
@@ -222,9 +222,13 @@ def confusion_table(pred: NDArray[np.integer], truth: NDArray[np.integer]) -> ND
     return table
 
 
+def _size(mask: Mask) -> int:
+    return int(np.count_nonzero(mask))
+
+
 def _directed95(source: Mask, target: Mask, spacing_mm: Triple) -> float:
     """Return the 95th percentile of the distances from one outline to the nearest of the other."""
-    distances_mm = np.zeros(np.count_nonzero(source))
+    distances_mm = np.zeros(_size(source))
     apart = np.argwhere(source & ~target) * np.asarray(spacing_mm, dtype=float)
     if len(apart):  # shared points are at distance 0 and need no search
         tree = cKDTree(

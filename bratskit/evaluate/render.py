@@ -2,6 +2,7 @@
 
 import html
 import math
+import textwrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -9,11 +10,10 @@ if TYPE_CHECKING:
 
 __all__ = ["scores_html", "scores_text"]
 
-METRICS = {
-    "dice": ("Dice", "higher is better", "{:.3f}"),
-    "hd95_mm": ("HD95, mm", "lower is better", "{:.1f}"),
-}
+METRICS = {"dice": ("Dice", "{:.3f}"), "hd95_mm": ("HD95, mm", "{:.1f}")}
 MEANING = "mean [95 % bootstrap interval over patients]"
+BETTER = "Dice: higher is better; HD95: lower is better."
+WIDTH = 88  # of the sentences below a text table, characters
 
 
 def scores_text(scores: "Scores", *, kind: str = "region") -> str:
@@ -30,15 +30,16 @@ def scores_text(scores: "Scores", *, kind: str = "region") -> str:
     first = max(len("HD95, mm"), *(len(method) for method in methods))
     width = max(len(text) for text in cells.values())
     lines = [_title(scores, kind)]
-    for metric, (title, better, _) in METRICS.items():
+    for metric, (title, _) in METRICS.items():
         heads = "  ".join(f"{name:<{width}}" for name in names)
-        lines += ["", f"{title:<{first}}  {heads}  ({better})"]
+        lines += ["", f"{title:<{first}}  {heads}"]
         lines += [
             f"{method:<{first}}  "
             + "  ".join(f"{cells.get((metric, method, name), '–'):<{width}}" for name in names)
             for method in methods
         ]
-    return "\n".join(line.rstrip() for line in [*lines, "", *_notes(rows)])
+    notes = [line for note in _notes(rows) for line in textwrap.wrap(note, WIDTH)]
+    return "\n".join(line.rstrip() for line in [*lines, "", *notes])
 
 
 def scores_html(scores: "Scores", *, kind: str = "region") -> str:
@@ -52,10 +53,7 @@ def scores_html(scores: "Scores", *, kind: str = "region") -> str:
     if not rows:
         return "<p>no scores</p>"
     methods, names, cells = _cells(rows)
-    tops = "".join(
-        f'<th colspan="{len(names)}">{title} ({better})</th>'
-        for title, better, _ in METRICS.values()
-    )
+    tops = "".join(f'<th colspan="{len(names)}">{title}</th>' for title, _ in METRICS.values())
     heads = "".join(f"<th>{html.escape(name)}</th>" for _ in METRICS for name in names)
     body = "".join(
         f"<tr><th>{html.escape(method)}</th>"
@@ -95,7 +93,7 @@ def _cells(
     cells = {}
     for row in rows:
         method = f"{row.method} ({row.empty_rule})" if several else row.method
-        for metric, (_, _, digits) in METRICS.items():
+        for metric, (_, digits) in METRICS.items():
             cells[metric, method, row.name] = _write(getattr(row, metric), digits)
     methods = list(dict.fromkeys(method for _, method, _ in cells))
     names = list(dict.fromkeys(name for _, _, name in cells))
@@ -113,23 +111,20 @@ def _write(estimate: "Estimate", digits: str) -> str:
 
 def _notes(rows: list["Summary"]) -> list[str]:
     """Say which empty rule was used, how often a mask was empty, and where each method is worst."""
-    notes = [f"Empty rule: {', '.join(sorted({row.empty_rule for row in rows}))}."]
+    rules = ", ".join(sorted({row.empty_rule for row in rows}))
     truths = dict.fromkeys(
         f"{row.name} {row.n_empty_truth} of {row.n_cases}" for row in rows if row.n_empty_truth
     )
-    notes[0] += f" Empty truth: {', '.join(truths) or 'none'}."
-    preds = [
-        f"{row.method} {row.name} {row.n_empty_pred} of {row.n_cases}"
-        for row in rows
-        if row.n_empty_pred
-    ]
-    notes += [f"Empty prediction: {', '.join(preds)}."] if preds else []
+    notes = [f"{BETTER} Empty rule: {rules}. Empty truth: {', '.join(truths) or 'none'}."]
     for method in dict.fromkeys(row.method for row in rows):
-        worst = dict.fromkeys(
-            f"{row.name} {row.worst_case}"
-            for row in rows
-            if row.method == method and row.worst_case and row.n_empty_pred < row.n_cases
+        own = [row for row in rows if row.method == method]
+        empty = dict.fromkeys(
+            f"{row.name} {row.n_empty_pred} of {row.n_cases}" for row in own if row.n_empty_pred
         )
-        if worst and rows[0].n_cases > 1:
-            notes.append(f"Worst of {method}: {', '.join(worst)}.")
+        worst = dict.fromkeys(
+            f"{row.name} {row.worst_case}" for row in own if row.n_empty_pred < row.n_cases
+        )
+        said = [f"empty in {', '.join(empty)}"] if empty else []
+        said += [f"worst in {', '.join(worst)}"] if worst and own[0].n_cases > 1 else []
+        notes += [f"{method}: {'; '.join(said)}."] if said else []
     return notes
