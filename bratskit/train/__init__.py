@@ -1,0 +1,26 @@
+"""Turn prepared arrays into a trained network: patches, augmentation, loss, the loop."""
+
+from bratskit.train.augment import Augmentation, apply_augmentation, draw_augmentation
+from bratskit.train.batches import feed_epoch
+from bratskit.train.loop import train
+from bratskit.train.losses import dice_ce_loss
+from bratskit.train.patches import PatchPlace, PatchSampler
+from bratskit.train.step import Learner, NotFiniteError, learning_rate
+from bratskit.train.track import History
+from bratskit.train.validate import validate
+
+__all__ = [
+    "Augmentation",
+    "History",
+    "Learner",
+    "NotFiniteError",
+    "PatchPlace",
+    "PatchSampler",
+    "apply_augmentation",
+    "dice_ce_loss",
+    "draw_augmentation",
+    "feed_epoch",
+    "learning_rate",
+    "train",
+    "validate",
+]

@@ -1,0 +1,65 @@
+"""Feed one epoch: draw everything, cut patches one batch ahead, vary them on the device."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from bratskit.settings import TrainingSettings
+from bratskit.train.augment import apply_augmentation, draw_augmentation
+from bratskit.train.patches import PatchPlace, PatchSampler
+
+__all__ = ["feed_epoch"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+def feed_epoch(
+    sampler: PatchSampler, settings: TrainingSettings, *, device: torch.device
+) -> Iterator[tuple[list[str], Iterator[Batch]]]:
+    """Yield the case ids and the batches of each optimiser step of one epoch.
+
+    All random numbers of an epoch are drawn before its first patch is cut, and the thread that cuts
+    ahead draws none. The generator's state after an epoch is therefore the same whatever the thread
+    is doing, and a run that is interrupted repeats its epoch exactly.
+
+    Args:
+        sampler: Draws and cuts patches; its generator draws the augmentation too.
+        settings: Batch size, steps an epoch, accumulation, whether to augment.
+        device: Where patches are varied: two slow cores then feed a fast GPU.
+
+    Yields:
+        Ids of all patches of the step, and `settings.accumulate` batches of image
+        `(B, C, I, J, K)` float32 and labels `(B, I, J, K)` int64 on `device`.
+    """
+    channels = len(sampler.prepared[0].modalities)
+    places, params = [], []
+    for _ in range(settings.steps_per_epoch * settings.accumulate):
+        places.append(sampler.draw(settings.batch))
+        params.append(
+            draw_augmentation(sampler.rng, settings.batch, channels=channels)
+            if settings.augment
+            else None
+        )
+    cut = _cut_ahead(sampler, places)
+
+    def vary(at: int) -> Batch:
+        image, labels = (item.to(device, non_blocking=True) for item in next(cut))
+        return apply_augmentation(image, labels, params[at]) if params[at] else (image, labels)
+
+    for first in range(0, len(places), settings.accumulate):
+        group = range(first, first + settings.accumulate)
+        ids = [name for at in group for name in sampler.ids(places[at])]
+        yield ids, map(vary, group)
+
+
+def _cut_ahead(sampler: PatchSampler, places: Sequence[list[PatchPlace]]) -> Iterator[Batch]:
+    """Cut batches in order, the next one by a thread while the present one is being learned."""
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cut-patches") as thread:
+        pending = thread.submit(sampler.cut, places[0])
+        for following in [*places[1:], None]:
+            batch = pending.result()
+            if following is not None:
+                pending = thread.submit(sampler.cut, following)
+            yield batch

@@ -1,0 +1,252 @@
+"""Train a network from prepared cases; it can be stopped at any moment and goes on bit for bit."""
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bratskit.cases.split import Split
+from bratskit.labels import LABELS, REGIONS
+from bratskit.networks import build_network, load_checkpoint, save_checkpoint
+from bratskit.preprocess import list_prepared, open_prepared
+from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything
+from bratskit.settings import Recipe
+from bratskit.train.batches import feed_epoch
+from bratskit.train.patches import PatchSampler
+from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
+from bratskit.train.step import Learner
+from bratskit.train.track import History
+from bratskit.train.validate import validate
+
+__all__ = ["train"]
+
+
+def train(
+    prepared_dir: Path | str,
+    run: RunFolder,
+    *,
+    recipe: Recipe,
+    split: Split,
+    max_minutes: float | None = None,
+    resume: bool = True,
+    deterministic: bool = False,
+    device: torch.device | None = None,
+    on_epoch: Callable[[History], None] | None = None,
+) -> History:
+    """Train until the recipe's epochs are done, going on from `last.pt` where there is one.
+
+    After each epoch `last.pt` holds all that is needed to go on (weights, optimiser, step, scaler,
+    random states, history), so that k epochs and then N - k more give the weights of N at a
+    stretch: to the bit in deterministic mode on one kind of machine. The learning rate is a
+    function of the step. `best.pt` holds the weights of the best validation. On a CPU torch's own
+    number of threads is used, which is the number of cores: training is the only work.
+
+    Args:
+        prepared_dir: Folder that `prepare_cohort` filled.
+        run: Where the files go.
+        recipe: Every setting.
+        split: Patients of each part; the test part is not opened.
+        max_minutes: Length of this session. It ends after the last epoch that fits.
+        resume: Whether to go on from `last.pt`; False throws the run in the folder away.
+        deterministic: Allow only operations that repeat to the bit; slower on a GPU.
+        device: Where to compute; None chooses.
+        on_epoch: Called with the history after each epoch, for live curves.
+
+    Returns:
+        One row an epoch; see `History`.
+
+    Raises:
+        FileNotFoundError: A case of the split was not prepared.
+        ValueError: The run was begun with another setting, or `start_from` does not fit.
+        NotFiniteError: A loss became NaN or infinite; names step, cases and layer.
+        KeyboardInterrupt: Passed on after saying how to go on.
+    """
+    device = device or pick_device()
+    with _determinism(deterministic):
+        seed_everything(recipe.seed, deterministic=deterministic)
+        session = _Session(Path(prepared_dir), run.create(), recipe, split, deterministic, device)
+        session.begin(resume=resume)
+        session.go(SessionClock(max_minutes), on_epoch)
+    return session.history
+
+
+class _Session:
+    """Hold the parts of one call of `train`."""
+
+    def __init__(
+        self,
+        prepared_dir: Path,
+        run: RunFolder,
+        recipe: Recipe,
+        split: Split,
+        deterministic: bool,
+        device: torch.device,
+    ) -> None:
+        self.run, self.recipe, self.split = run, recipe, split
+        self.prepared_dir, self.deterministic = prepared_dir, deterministic
+        training = recipe.training
+        self.history = History()
+        _refuse_unprepared(prepared_dir, split)
+        self.validation = [open_prepared(prepared_dir / name) for name in split.validation]
+        self.sampler = PatchSampler(
+            [open_prepared(prepared_dir / name) for name in split.train],
+            patch_vox=training.patch_vox,
+            tumour_share=training.tumour_share,
+            rng=np.random.default_rng(recipe.seed),
+        )
+        network = build_network(
+            recipe.network, in_channels=len(recipe.modalities), out_channels=len(LABELS)
+        )
+        self.learner = Learner(network, training, device=device)
+
+    def begin(self, *, resume: bool) -> None:
+        """Restore the run in the folder, or begin a new one."""
+        for stale in self.run.path.glob(".[0-9]*-*.pt"):  # left by a kill in the middle of a write
+            stale.unlink(missing_ok=True)
+        if not resume:
+            for path in (self.run.last, self.run.best, self.run.history):
+                path.unlink(missing_ok=True)
+        if not self.run.last.exists():
+            start = begin_from(self.recipe, self.split)
+            self.card = make_card(self.recipe, self.split, start)
+            if start:
+                self.learner.network.load_state_dict(start.network.state_dict())
+            return
+        last = load_checkpoint(self.run.last)
+        refuse_other_settings(
+            last, self.run, recipe=self.recipe, split=self.split, deterministic=self.deterministic
+        )
+        self.card = {name: last.card[name] for name in last.card if name != "made_by"}
+        self.history = restore(last, self.run, learner=self.learner, sampler=self.sampler)
+
+    def go(self, clock: SessionClock, on_epoch: Callable[[History], None] | None) -> None:
+        """Train epoch by epoch until all are done or the session is over."""
+        epochs, longest_min = self.recipe.training.epochs, 0.0
+        if len(self.history) >= epochs:
+            _say(f"{self.run.path}: all {epochs} epochs are done already, nothing to train")
+            return
+        if self.history:
+            _say(f"going on after epoch {len(self.history)} of {epochs} in {self.run.path}")
+        try:
+            for epoch in range(len(self.history) + 1, epochs + 1):
+                began_min = clock.minutes
+                self._train_epoch(epoch)
+                longest_min = max(longest_min, clock.minutes - began_min)
+                self._report(clock.minutes)
+                if on_epoch:
+                    on_epoch(self.history)
+                if epoch < epochs and _is_short(clock, longest_min):
+                    _say(f"time is up after epoch {epoch} of {epochs}. {self._how_to_go_on()}")
+                    return
+        except KeyboardInterrupt:
+            _say(f"stopped after epoch {len(self.history)} of {epochs}. {self._how_to_go_on()}")
+            raise
+
+    def _train_epoch(self, epoch: int) -> None:
+        began = time.monotonic()
+        self.learner.network.train()
+        losses = [
+            self.learner.step(batches, name=f"epoch {epoch}, cases {', '.join(ids)}")
+            for ids, batches in feed_epoch(
+                self.sampler, self.recipe.training, device=self.learner.device
+            )
+        ]
+        row = {
+            "epoch": epoch,
+            "step": self.learner.step_number,
+            "loss": float(np.mean(losses)),
+            "lr": self.learner.lr,
+        }
+        row |= self._validate(epoch)
+        row["seconds"] = round(time.monotonic() - began, 3)
+        self._keep(row)
+
+    def _validate(self, epoch: int) -> dict[str, float | str | None]:
+        training = self.recipe.training
+        due = epoch % training.validate_every == 0 or epoch == training.epochs
+        chosen = self.validation if due else []
+        return validate(self.learner.network, chosen, self.recipe, device=self.learner.device)
+
+    def _keep(self, row: dict[str, object]) -> None:
+        """Save best weights first, then the state that knows of them: a kill between is redone."""
+        before = self.history.column("dice_mean")
+        best = np.nanmax(before) if np.isfinite(before).any() else -math.inf
+        mean = row["dice_mean"]
+        is_best = mean > best if mean is not None else not self.validation
+        self.history.append(row)
+        if is_best:
+            card = self.card | {"dice_mean": mean, "epoch": row["epoch"]}
+            save_checkpoint(
+                self.run.best, network=self.learner.network, recipe=self.recipe, card=card
+            )
+        save_last(
+            self.run,
+            learner=self.learner,
+            sampler=self.sampler,
+            history=self.history,
+            recipe=self.recipe,
+            card=self.card,
+            deterministic=self.deterministic,
+        )
+
+    def _report(self, minutes: float) -> None:
+        row, epochs = self.history[-1], self.recipe.training.epochs
+        left = np.mean(self.history.column("seconds")) * (epochs - row["epoch"]) / 60
+        scores = ""
+        if row["dice_mean"] is not None:
+            scores = " dice " + " ".join(f"{name} {row[f'dice_{name}']:.3f}" for name in REGIONS)
+        _say(
+            f"epoch {row['epoch']}/{epochs} loss {row['loss']:.4f}{scores} "
+            f"{minutes:.1f} min, about {left:.1f} min left"
+        )
+
+    def _how_to_go_on(self) -> str:
+        if not self.history:
+            return "No epoch was finished; starting again begins anew."
+        folders = shlex.join([str(self.prepared_dir), str(self.run.path)])
+        return (
+            f"Go on by calling train again, or: bratskit train {folders} "
+            f"--recipe {self.recipe.name} --resume"
+        )
+
+
+def _refuse_unprepared(prepared_dir: Path, split: Split) -> None:
+    """Refuse a split whose patients were not prepared, or whose parts cannot be learned from."""
+    if not split.train:
+        msg = "split.train must hold at least one patient; got none. Make it from more cases."
+        raise ValueError(msg)
+    ready = set(list_prepared(prepared_dir)) if prepared_dir.is_dir() else set()
+    missing = [name for name in (*split.train, *split.validation) if name not in ready]
+    if missing:
+        msg = (
+            f"{prepared_dir} must hold every training and validation patient; {len(missing)} are "
+            f"missing, first {missing[0]}. Run `bratskit prepare DATA {prepared_dir}`."
+        )
+        raise FileNotFoundError(msg)
+
+
+def _is_short(clock: SessionClock, epoch_min: float) -> bool:
+    """Tell whether another epoch as long as the longest would outlast the session."""
+    return clock.max_minutes is not None and clock.minutes + epoch_min > clock.max_minutes
+
+
+@contextmanager
+def _determinism(wanted: bool) -> Iterator[None]:
+    """Restore torch's setting afterwards, so that one deterministic run binds no later one."""
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.use_deterministic_algorithms(before)
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

@@ -1,0 +1,131 @@
+"""Draw where training patches lie and cut them from the store, never reading a whole volume."""
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from bratskit.preprocess import Prepared, read_patch
+
+__all__ = ["PatchPlace", "PatchSampler"]
+
+Triple = tuple[int, int, int]
+
+
+class PatchPlace(NamedTuple):
+    """Say where one patch lies.
+
+    Attributes:
+        case: Index of the prepared case.
+        start: First voxel along I, J, K; negative where the patch begins outside the box.
+    """
+
+    case: int
+    start: Triple
+
+
+class PatchSampler:
+    """Draw patches at random, tumour more often than chance would show it.
+
+    Drawing (one generator, cheap) is kept apart from cutting (disk, slow), so that a thread may
+    cut ahead while the generator's state still belongs to the batch that was drawn.
+
+    Args:
+        prepared: Training cases with labels and a foreground index.
+        patch_vox: Size of a patch along I, J, K.
+        tumour_share: Probability that a patch is centred near a tumour voxel. The label is drawn
+            first, uniformly over those present in the case, because enhancing tumour would
+            otherwise be drowned by oedema.
+        rng: The one source of randomness.
+
+    Raises:
+        ValueError: There are no cases, or one has no labels.
+    """
+
+    def __init__(
+        self,
+        prepared: Sequence[Prepared],
+        *,
+        patch_vox: Triple,
+        tumour_share: float,
+        rng: np.random.Generator,
+    ) -> None:
+        _refuse_unlabelled(prepared)
+        self.prepared = list(prepared)
+        self.patch_vox = patch_vox
+        self.tumour_share = tumour_share
+        self.rng = rng
+
+    def draw(self, batch: int) -> list[PatchPlace]:
+        """Draw the places of `batch` patches, cases uniformly with replacement."""
+        return [self._draw_one() for _ in range(batch)]
+
+    def cut(
+        self, places: Sequence[PatchPlace]
+    ) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
+        """Read patches from the store.
+
+        Args:
+            places: What `draw` returned.
+
+        Returns:
+            Image `(B, C, I, J, K)` float32 and labels `(B, I, J, K)` int64, zero outside the box.
+        """
+        pairs = [read_patch(self.prepared[at.case], at.start, self.patch_vox) for at in places]
+        image = np.stack([image for image, _ in pairs]).astype(np.float32, copy=False)
+        labels = np.stack([labels for _, labels in pairs]).astype(np.int64)
+        return torch.from_numpy(image), torch.from_numpy(labels)
+
+    def sample(self, batch: int) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
+        """Draw and cut `batch` patches; see `draw` and `cut`."""
+        return self.cut(self.draw(batch))
+
+    def ids(self, places: Sequence[PatchPlace]) -> list[str]:
+        """Name the cases that patches come from."""
+        return [self.prepared[at.case].id for at in places]
+
+    def state_dict(self) -> dict[str, str]:
+        """Return the generator's state as JSON text, which a weights-only load accepts."""
+        return {"rng": json.dumps(self.rng.bit_generator.state)}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        """Go on drawing exactly where `state_dict` was taken."""
+        self.rng.bit_generator.state = json.loads(state["rng"])
+
+    def _draw_one(self) -> PatchPlace:
+        case = int(self.rng.integers(len(self.prepared)))
+        prepared = self.prepared[case]
+        size = np.array(self.patch_vox)
+        room = np.array(prepared.geometry.shape) - size
+        lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
+        if self.rng.random() < self.tumour_share and _present(prepared):
+            start = np.clip(self._near_tumour(prepared, size), lowest, highest)
+        else:
+            start = self.rng.integers(lowest, highest, endpoint=True)
+        return PatchPlace(case, (int(start[0]), int(start[1]), int(start[2])))
+
+    def _near_tumour(self, prepared: Prepared, size: np.ndarray) -> np.ndarray:
+        present = _present(prepared)
+        voxels = prepared.foreground[present[self.rng.integers(len(present))]]
+        voxel = np.asarray(voxels[self.rng.integers(len(voxels))])
+        jitter = self.rng.integers(-(size // 4), size // 4, endpoint=True)
+        return voxel - size // 2 + jitter
+
+
+def _present(prepared: Prepared) -> list[int]:
+    """List the tumour labels a case has, in a fixed order."""
+    return sorted(label for label, voxels in prepared.foreground.items() if label and len(voxels))
+
+
+def _refuse_unlabelled(prepared: Sequence[Prepared]) -> None:
+    if not prepared:
+        msg = "prepared must hold at least one case; got none. Prepare the training cases first."
+        raise ValueError(msg)
+    missing = [item.id for item in prepared if item.labels is None]
+    if missing:
+        msg = f"prepared must hold labels to learn from; got none for {missing}. Leave them out."
+        raise ValueError(msg)

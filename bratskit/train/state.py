@@ -1,0 +1,172 @@
+"""Save and restore a run bit for bit, begin from other weights, and refuse what does not belong."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from bratskit.cases.split import Split, patient_of
+from bratskit.networks import Checkpoint, load_checkpoint, save_checkpoint, saved_model
+from bratskit.runtime import RunFolder
+from bratskit.settings import Recipe
+from bratskit.train.patches import PatchSampler
+from bratskit.train.step import Learner
+from bratskit.train.track import History
+
+__all__ = ["begin_from", "make_card", "refuse_other_settings", "restore", "save_last"]
+
+
+def save_last(
+    run: RunFolder,
+    *,
+    learner: Learner,
+    sampler: PatchSampler,
+    history: History,
+    recipe: Recipe,
+    card: Mapping[str, object],
+    deterministic: bool,
+) -> None:
+    """Write `last.pt`, then the history it contains: a kill between them loses nothing."""
+    training = {
+        "learner": learner.state_dict(),
+        "sampler": sampler.state_dict(),
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if learner.device.type == "cuda" else [],
+        "history": json.dumps(history),
+        "deterministic": deterministic,
+    }
+    save_checkpoint(run.last, network=learner.network, recipe=recipe, card=card, training=training)
+    history.save(run.history)
+
+
+def restore(
+    last: Checkpoint, run: RunFolder, *, learner: Learner, sampler: PatchSampler
+) -> History:
+    """Put a run back to where `save_last` wrote it, its history file too.
+
+    Returns:
+        The rows up to then; a row that a killed run wrote after it is gone.
+    """
+    training = last.training
+    learner.network.load_state_dict(last.network.state_dict())
+    learner.load_state_dict(training["learner"])
+    sampler.load_state_dict(training["sampler"])
+    torch.set_rng_state(training["torch_rng"])
+    if learner.device.type == "cuda" and training["cuda_rng"]:
+        torch.cuda.set_rng_state_all(training["cuda_rng"])
+    history = History(json.loads(training["history"]))
+    history.save(run.history)
+    return history
+
+
+def refuse_other_settings(
+    last: Checkpoint, run: RunFolder, *, recipe: Recipe, split: Split, deterministic: bool
+) -> None:
+    """Refuse to go on with a run under settings it was not begun with.
+
+    Raises:
+        ValueError: Names the first setting that differs, both values and the two ways out.
+    """
+    if last.training is None:
+        msg = (
+            f"{run.last} must hold a training run; got weights only. "
+            "Choose another run folder and name it in training.start_from."
+        )
+        raise ValueError(msg)
+    begun = _flat(last.recipe.to_dict()) | {
+        "deterministic": last.training["deterministic"],
+        "split.train": sorted(last.card["split_train"]),
+        "split.validation": sorted(last.card["selected_on"]),
+    }
+    asked = _flat(recipe.to_dict()) | {
+        "deterministic": deterministic,
+        "split.train": sorted(split.train),
+        "split.validation": sorted(split.validation),
+    }
+    for name, value in asked.items():
+        if begun.get(name) != value:
+            msg = (
+                f"{name} must be {_short(begun.get(name))}, as the run in {run.path} was begun; "
+                f"got {_short(value)}. Choose another run folder, or pass resume=False "
+                "to throw this run away."
+            )
+            raise ValueError(msg)
+
+
+def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
+    """Load the weights that `training.start_from` names.
+
+    Args:
+        recipe: Its `start_from` is a path, or "saved_model" for the shipped network.
+        split: Patients that must not have been seen.
+
+    Returns:
+        The checkpoint; None where training starts from random weights.
+
+    Raises:
+        ValueError: Another network or channel order, or weights that have seen validation or test
+            patients, whose scores would then mean nothing.
+    """
+    name = recipe.training.start_from
+    if name is None:
+        return None
+    start = load_checkpoint(
+        saved_model() if name == "saved_model" else Path(name),
+        expect_modalities=recipe.modalities,
+    )
+    theirs, ours = _flat(start.recipe.network), _flat(recipe.network)
+    for field in ("name", "channels", "norm"):
+        if theirs[field] != ours[field]:
+            msg = (
+                f"network.{field} must be {theirs[field]} to start from {start.path}; "
+                f"got {ours[field]}. Change recipe.network, or start from random weights."
+            )
+            raise ValueError(msg)
+    _refuse_leak(start, split)
+    return start
+
+
+def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[str, object]:
+    """Say what a network has seen: patients learned from, its forebear's included."""
+    before = start.card if start else {}
+    seen = {*split.train, *before.get("trained_on", ())}
+    return {
+        "trained_on": sorted(seen),
+        "selected_on": sorted(split.validation),
+        "split_train": sorted(split.train),
+        "started_from": start.checksum if start else None,
+        "metric": "mean Dice of WT, TC, ET on the prepared grid of the validation cases",
+        "recipe_name": recipe.name,
+    }
+
+
+def _refuse_leak(start: Checkpoint, split: Split) -> None:
+    learned = {patient_of(name) for name in start.card.get("trained_on", ())}
+    chosen = {patient_of(name) for name in start.card.get("selected_on", ())}
+    leaked = [name for name in split.validation if patient_of(name) in learned]
+    leaked += [name for name in split.test if patient_of(name) in learned | chosen]
+    if leaked:
+        msg = (
+            f"training.start_from must not have seen validation or test patients; {start.path} "
+            f"has seen {_short(leaked)}. Move them to the training part, or start from None."
+        )
+        raise ValueError(msg)
+
+
+def _flat(values: object, prefix: str = "") -> dict[str, object]:
+    """Turn nested settings into dotted names with JSON values."""
+    values = values if isinstance(values, Mapping) else vars(values)
+    flat: dict[str, object] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _short(value: object) -> object:
+    if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 5:
+        return f"{len(value)} values beginning {list(value[:3])}"
+    return value

@@ -1,0 +1,228 @@
+"""Training learns, averages what it accumulates, stops at NaN by name, and says what it does."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training import fill_store, make_prepared, small_recipe, small_split
+
+from bratskit.networks import UNet, load_checkpoint, save_checkpoint
+from bratskit.runtime import RunFolder
+from bratskit.settings import NetworkSettings, Recipe
+from bratskit.train import (
+    History,
+    Learner,
+    NotFiniteError,
+    PatchSampler,
+    dice_ce_loss,
+    feed_epoch,
+    learning_rate,
+    train,
+    validate,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> tuple[Path, list[str]]:
+    return tmp_path / "prepared", fill_store(tmp_path / "prepared", n_cases=4)
+
+
+def make_learner(network: torch.nn.Module, **changes: object) -> Learner:
+    settings = dataclasses.replace(small_recipe().training, warmup=0.0, **changes)
+    return Learner(network, settings, device=CPU)
+
+
+def make_batch(size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(size, 4, 16, 16, 16, generator=generator)
+    return image, torch.randint(0, 4, (size, 16, 16, 16), generator=generator)
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([item.detach().flatten() for item in network.parameters()])
+
+
+def gradients(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([item.grad.flatten() for item in network.parameters()])
+
+
+def test_thirty_steps_on_one_phantom_beat_predicting_nothing():
+    recipe = small_recipe(epochs=1, steps_per_epoch=30, learning_rate=1e-2)
+    phantom = make_prepared()
+    torch.manual_seed(0)
+    network = UNet(4, 4, channels=(4, 8, 16))
+    learner = Learner(network, recipe.training, device=CPU)
+    sampler = PatchSampler(
+        [phantom], patch_vox=(16, 16, 16), tumour_share=0.67, rng=np.random.default_rng(0)
+    )
+    for _, batches in feed_epoch(sampler, recipe.training, device=CPU):
+        learner.step(batches)
+    assert torch.isfinite(gradients(network)).all()
+    scores = validate(network, [phantom], recipe, device=CPU)
+    assert scores["dice_mean"] > 0.4  # predicting nothing scores 0 in all three regions
+
+
+def test_four_accumulated_batches_equal_one_batch_of_four():
+    torch.manual_seed(0)
+    network = UNet(4, 4, channels=(4, 8), norm="instance")
+    twin = UNet(4, 4, channels=(4, 8), norm="instance")
+    twin.load_state_dict(network.state_dict())
+    image, labels = make_batch(4)
+    loss = make_learner(network, batch=4).step([(image, labels)])
+    parts = [(image[at : at + 1], labels[at : at + 1]) for at in range(4)]
+    assert make_learner(twin, accumulate=4).step(parts) == pytest.approx(loss, rel=1e-5)
+    assert torch.allclose(gradients(twin), gradients(network), atol=1e-6)
+
+
+def test_gradients_are_zeroed_between_steps(tiny_unet):
+    learner = make_learner(tiny_unet.eval(), learning_rate=1e-30, clip_norm=1e9)
+    learner.step([make_batch(1)])
+    first = gradients(tiny_unet).clone()
+    learner.step([make_batch(1)])  # same weights, same batch: twice the gradient if not zeroed
+    assert torch.allclose(gradients(tiny_unet), first, rtol=1e-3, atol=1e-6)
+
+
+def test_the_gradient_is_clipped_to_its_norm(tiny_unet):
+    make_learner(tiny_unet, clip_norm=0.01).step([make_batch(1)])
+    assert gradients(tiny_unet).norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_learning_rate_rises_then_falls_to_zero():
+    rates = [learning_rate(at, total=100, peak=1.0, warmup=0.1) for at in range(101)]
+    assert rates[:10] == pytest.approx([0.1 * (at + 1) for at in range(10)])
+    assert all(later <= earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+    assert rates[100] == pytest.approx(0)
+    assert rates[55] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_keeps_the_loss_and_moves_fp32_weights(precision: str, tiny_unet):
+    image, labels = make_batch(2)
+    expected = dice_ce_loss(tiny_unet(image), labels).item()
+    before = weights(tiny_unet)
+    loss = make_learner(tiny_unet, precision=precision).step([(image, labels)])
+    assert loss == pytest.approx(expected, rel=0.02)
+    assert weights(tiny_unet).dtype == torch.float32
+    assert not torch.equal(weights(tiny_unet), before)
+
+
+def test_a_nan_in_an_image_stops_by_case_step_and_place(tiny_unet):
+    learner = make_learner(tiny_unet)
+    before = weights(tiny_unet)
+    image, labels = make_batch(1)
+    image[0, 0, 0, 0, 0] = math.nan
+    with pytest.raises(NotFiniteError, match=r"at step 1 .*BraTS_7.*First not finite: the image"):
+        learner.step([(image, labels)], name="epoch 1, cases BraTS_7")
+    assert torch.equal(weights(tiny_unet), before)
+
+
+def test_a_nan_inside_the_network_names_the_layer(tiny_unet):
+    tiny_unet.down[0][1].register_forward_hook(lambda *inputs: inputs[2] * math.inf)
+    with pytest.raises(NotFiniteError, match=r"First not finite: layer down\.0\.1"):
+        make_learner(tiny_unet).step([make_batch(1)])
+
+
+def test_a_run_leaves_history_last_and_best(store, tmp_path, capsys):
+    folder, ids = store
+    run = RunFolder(tmp_path / "run")
+    seen = []
+    history = train(
+        folder,
+        run,
+        recipe=small_recipe(),
+        split=small_split(ids),
+        device=CPU,
+        on_epoch=lambda rows: seen.append(len(rows)),
+    )
+    assert seen == [1, 2, 3, 4]
+    assert [row["step"] for row in history] == [3, 6, 9, 12]
+    assert np.isnan(history.column("dice_mean")).tolist() == [True, False, True, False]
+    assert history[1]["dice_grid"] == "prepared"
+    assert [json.loads(line) for line in run.history.read_text().splitlines()] == list(history)
+    best = load_checkpoint(run.best).card
+    assert best["dice_mean"] == np.nanmax(history.column("dice_mean"))
+    assert best["trained_on"] == ids[:2]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines] == [["epoch", f"{at}/4"] for at in range(1, 5)]
+    assert "dice WT" in lines[1]
+    assert "min left" in lines[1]
+
+
+def test_the_last_epoch_is_validated_even_when_not_due(store, tmp_path):
+    folder, ids = store
+    recipe = small_recipe(epochs=3, validate_every=2, steps_per_epoch=1)
+    history = train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
+    assert history[-1]["dice_mean"] is not None
+
+
+def test_the_same_seed_gives_the_same_history(store, tmp_path):
+    folder, ids = store
+    recipe = small_recipe(epochs=2)
+    losses = [
+        train(
+            folder,
+            RunFolder(tmp_path / name),
+            recipe=recipe,
+            split=small_split(ids),
+            deterministic=True,
+        ).column("loss")
+        for name in ("first", "second")
+    ]
+    assert losses[0].tolist() == losses[1].tolist()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_history_reads_back_what_it_saved(tmp_path):
+    rows = History([{"epoch": 1, "loss": 0.5, "dice_mean": None}])
+    rows.save(tmp_path / "history.jsonl")
+    assert History.load(tmp_path / "history.jsonl") == rows
+    assert History.load(tmp_path / "none.jsonl") == []
+
+
+def begin(folder: Path, ids: list[str], path: Path, **card: object) -> tuple[Recipe, Path]:
+    """Save a network with a card and return a recipe that starts from it."""
+    recipe = small_recipe(start_from=str(path), epochs=1, steps_per_epoch=1, learning_rate=1e-30)
+    save_checkpoint(path, network=UNet(4, 4, channels=(4, 8, 16)), recipe=recipe, card=card)
+    return recipe, path
+
+
+def test_training_begins_from_a_checkpoints_weights(store, tmp_path):
+    folder, ids = store
+    recipe, path = begin(folder, ids, tmp_path / "start.pt", trained_on=["Elsewhere_1"])
+    run = RunFolder(tmp_path / "run")
+    train(folder, run, recipe=recipe, split=small_split(ids), device=CPU)
+    start, last = load_checkpoint(path), load_checkpoint(run.last)
+    assert torch.allclose(weights(last.network), weights(start.network))
+    assert last.card["trained_on"] == ["Elsewhere_1", *ids[:2]]
+    assert last.card["started_from"] == start.checksum
+
+
+@pytest.mark.parametrize(
+    ("part", "at"), [("trained_on", -1), ("trained_on", -2), ("selected_on", -1)]
+)
+def test_weights_that_saw_held_out_patients_are_refused(store, tmp_path, part: str, at: int):
+    folder, ids = store
+    recipe, _ = begin(folder, ids, tmp_path / "start.pt", **{part: [ids[at]]})
+    with pytest.raises(ValueError, match=f"has seen .*{ids[at]}.*Move them to the training part"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
+
+
+def test_weights_of_another_network_are_refused(store, tmp_path):
+    folder, ids = store
+    recipe, _ = begin(folder, ids, tmp_path / "start.pt")
+    wider = dataclasses.replace(recipe, network=NetworkSettings(channels=(8, 16)))
+    with pytest.raises(ValueError, match=r"network\.channels must be \[4, 8, 16\]"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=wider, split=small_split(ids))
+
+
+def test_a_patient_that_was_not_prepared_is_named(store, tmp_path):
+    folder, ids = store
+    split = dataclasses.replace(small_split(ids), train=("BraTS_missing",))
+    with pytest.raises(FileNotFoundError, match="first BraTS_missing. Run `bratskit prepare"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=small_recipe(), split=split)

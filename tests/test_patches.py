@@ -1,0 +1,90 @@
+"""Patches lie where they were drawn, show tumour as often as asked, and repeat from a state."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from training import SHAPE, fill_store, make_prepared
+
+from bratskit.preprocess import open_prepared
+from bratskit.train import PatchPlace, PatchSampler
+
+
+def make_sampler(prepared: list, **changes: object) -> PatchSampler:
+    settings = {"patch_vox": (16, 16, 16), "tumour_share": 0.5} | changes
+    return PatchSampler(prepared, rng=np.random.default_rng(7), **settings)
+
+
+def test_a_patch_holds_the_voxels_of_its_place():
+    prepared = make_prepared()
+    image, labels = make_sampler([prepared]).cut([PatchPlace(0, (3, 5, 7))])
+    expected = prepared.image[:, 3:19, 5:21, 7:23]
+    assert image.shape == (1, 4, 16, 16, 16)
+    assert image.dtype == torch.float32
+    assert labels.dtype == torch.int64
+    np.testing.assert_array_equal(image[0], expected)
+    np.testing.assert_array_equal(labels[0], prepared.labels[3:19, 5:21, 7:23])
+
+
+def test_a_patch_larger_than_the_case_is_padded_with_zeros():
+    prepared = make_prepared()
+    image, labels = make_sampler([prepared], patch_vox=(48, 48, 48)).sample(1)
+    assert image[0].abs().sum().item() == pytest.approx(np.abs(prepared.image).sum(), rel=1e-4)
+    assert labels.sum().item() == prepared.labels.sum()
+
+
+def test_patches_stay_inside_a_case_that_is_large_enough():
+    places = make_sampler([make_prepared()]).draw(300)
+    for axis, length in enumerate(SHAPE):
+        starts = [place.start[axis] for place in places]
+        assert min(starts) == 0
+        assert max(starts) == length - 16
+
+
+def test_every_tumour_patch_shows_tumour():
+    sampler = make_sampler([make_prepared()], tumour_share=1.0)
+    _, labels = sampler.sample(60)
+    assert (labels.flatten(1) > 0).any(dim=1).all()
+
+
+def test_labels_are_centred_on_equally_often_however_small():
+    prepared = make_prepared()  # NCR has 1/30 of the voxels of ED
+    sampler = make_sampler([prepared], tumour_share=1.0, patch_vox=(2, 2, 2))
+    centres = Counter()
+    for place in sampler.draw(900):  # a jitter of 2 // 4 = 0 voxels leaves the drawn one
+        centres[int(prepared.labels[tuple(np.array(place.start) + 1)])] += 1
+    assert set(centres) == {1, 2, 3}
+    assert min(centres.values()) > 240
+
+
+def test_a_case_without_tumour_gives_uniform_patches():
+    healthy = make_prepared()
+    healthy = type(healthy)(**(vars(healthy) | {"labels": np.zeros_like(healthy.labels)}))
+    image, labels = make_sampler([healthy], tumour_share=1.0).sample(3)
+    assert labels.sum() == 0
+    assert torch.isfinite(image).all()
+
+
+def test_a_sampler_goes_on_from_its_state(tmp_path):
+    ids = fill_store(tmp_path)
+    prepared = [open_prepared(tmp_path / name) for name in ids]
+    sampler = make_sampler(prepared)
+    sampler.draw(5)
+    state = sampler.state_dict()
+    expected = sampler.draw(20)
+    other = make_sampler(prepared)
+    other.load_state_dict(state)
+    assert other.draw(20) == expected
+
+
+def test_no_cases_are_refused():
+    with pytest.raises(ValueError, match="Prepare the training cases first"):
+        make_sampler([])
+
+
+def test_a_case_without_labels_is_refused_by_name():
+    blind = make_prepared("BraTS_blind")
+    blind = type(blind)(**(vars(blind) | {"labels": None}))
+    with pytest.raises(ValueError, match="BraTS_blind"):
+        make_sampler([blind])
