@@ -1,0 +1,112 @@
+"""Chain the five notebooks into one run, going on where an earlier one stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bratskit.jobs.notebooks import find_notebooks, fingerprint, run_notebook, write_line
+from bratskit.jobs.parameters import Value, check_parameters, read_parameters
+from bratskit.jobs.status import read_status, status_path
+from bratskit.runtime import RunFolder
+from bratskit.settings import get_recipe
+
+__all__ = ["run_demo"]
+
+
+def run_demo(
+    *,
+    data: Path | str | None = None,
+    out: Path | str,
+    recipe: str | None = None,
+    on_line: Callable[[str], None] = write_line,
+    **parameters: Value,
+) -> RunFolder:
+    """Run notebooks 01-05 one after the other into one run folder and show the scores.
+
+    A notebook that is done already, with the same code and parameters and after the same
+    predecessors, is not run again; training goes on from its last checkpoint.
+
+    Args:
+        data: Folder of BraTS cases; None makes phantoms.
+        out: Run folder, made if absent.
+        recipe: Name of a recipe; None takes "tiny" for phantoms and "laptop" for real cases.
+        on_line: Called with each line of progress.
+        parameters: Further notebook parameters by name, for example `n_cases=6`; each goes to
+            the notebooks that declare it.
+
+    Returns:
+        The run folder; its `report` is one page about the run.
+
+    Raises:
+        FileNotFoundError: The data folder or the notebooks do not exist.
+        ValueError: The data folder holds no readable case, or no such recipe or parameter exists.
+        RuntimeError: A notebook failed; the message names the cell and its error.
+        KeyboardInterrupt: Ctrl-C; the same call goes on from there.
+    """
+    recipe = recipe or ("tiny" if data is None else "laptop")
+    get_recipe(recipe)
+    values = {"data_dir": _data_folder(data), "recipe_name": recipe, **parameters}
+    notebooks = find_notebooks("0[1-5]_*.ipynb")
+    _refuse_undeclared(parameters, notebooks)
+    run = RunFolder(Path(out).expanduser().resolve()).create()
+    values["run_dir"] = str(run.path)
+    ran_before = False
+    for number, notebook in enumerate(notebooks, start=1):
+        on_line(f"[{number}/{len(notebooks)}] {notebook.stem} ...")
+        declared = read_parameters(notebook)
+        wanted = {name: value for name, value in values.items() if name in declared}
+        if not ran_before and _is_done(notebook, run, wanted):
+            on_line("    done already")
+            continue
+        ran_before = True
+        status = run_notebook(
+            notebook,
+            out=run.notebooks,
+            parameters=wanted,
+            on_line=lambda line: on_line(f"    {line}"),
+        )
+        if status.state != "done":
+            seen = f" Its cells so far: {status.output}." if status.output else ""
+            msg = f"{status}.{seen} The same command goes on from there."
+            raise RuntimeError(msg)
+        on_line(f"    done in {status.seconds:.0f} s")
+    _show_scores(run, on_line)
+    return run
+
+
+def _data_folder(data: Path | str | None) -> str:
+    if data is None:
+        return ""
+    from bratskit.cases import find_cases
+
+    folder = Path(data).expanduser().resolve()
+    find_cases(folder, require_labels=True)
+    return str(folder)
+
+
+def _refuse_undeclared(parameters: dict[str, Value], notebooks: list[Path]) -> None:
+    known = {name for notebook in notebooks for name in read_parameters(notebook)}
+    unknown = sorted(set(parameters) - known)
+    if unknown:
+        msg = f"no notebook has a parameter {', '.join(unknown)}; there are {sorted(known)}."
+        raise ValueError(msg)
+
+
+def _is_done(notebook: Path, run: RunFolder, wanted: dict[str, Value]) -> bool:
+    status = read_status(status_path(run.notebooks, notebook))
+    return (
+        status is not None
+        and status.state == "done"
+        and status.source == fingerprint(notebook)
+        and status.parameters
+        == check_parameters(read_parameters(notebook), wanted, where=notebook.stem)
+        and (run.notebooks / notebook.name).is_file()
+    )
+
+
+def _show_scores(run: RunFolder, on_line: Callable[[str], None]) -> None:
+    from bratskit.evaluate import Scores
+
+    for line in str(Scores.load(run.scores).summary()).splitlines():
+        on_line(line)
+    on_line(f"Scores: {run.scores}")
+    on_line(f"Report: {run.report}")
