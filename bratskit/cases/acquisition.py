@@ -1,0 +1,222 @@
+"""Turn tissues into four modalities: contrast, blur, bias, noise, scale; no scanner physics."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage as ndi
+
+from bratskit.cases.anatomy import Anatomy, Grid
+from bratskit.cases.fields import sigmoid, uniform
+from bratskit.cases.tumour import Growth, Tumour
+from bratskit.labels import MODALITIES
+
+__all__ = ["Contrast", "acquire", "draw_contrast", "render"]
+
+Array = NDArray[np.float32]
+
+# Mean and spread over scans of the tissue medians of thirty BraTS cases, as brain z-scores in the
+# order flair, t1, t1ce, t2. Vessels are set by eye.
+_TISSUES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "csf": ((-1.7, -2.3, -1.7, 3.2), (0.5, 0.3, 0.4, 0.8)),
+    "grey": ((0.25, -0.35, -0.3, 0.1), (0.2, 0.15, 0.15, 0.15)),
+    "white": ((-0.05, 0.9, 0.5, -0.6), (0.2, 0.1, 0.2, 0.15)),
+    "oedema": ((2.1, 0.1, -0.15, 0.9), (0.55, 0.35, 0.3, 0.45)),
+    "necrosis": ((2.1, -0.5, -0.5, 1.8), (0.75, 0.5, 0.45, 0.7)),
+    "enhancing": ((2.2, 0.0, 2.0, 1.0), (0.8, 0.5, 0.8, 0.5)),
+    "vessel": ((-0.3, -0.2, 4.5, -1.0), (0.6, 0.5, 1.5, 0.7)),
+}
+# Standard deviation over mean of the brain, per modality, in thirty BraTS cases.
+_SPREAD = ((0.27, 0.42), (0.19, 0.30), (0.20, 0.42), (0.30, 0.55))
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The drawn look of one scan.
+
+    Attributes:
+        tissues: Brain z-score of each tissue, four modalities each.
+        spread: Standard deviation over mean of the brain, per modality.
+        scale: Mean brain intensity as stored, per modality.
+        noise: Standard deviation of the noise before blur, brain z-scores.
+        bias: Standard deviation of the log of the bias field.
+        blur_mm: In-plane blur, standard deviation, per modality.
+        slice_mm: Thickness of the slices it was scanned with, per modality.
+        slice_axis: Direction of the slices, per modality.
+        texture: Strength of the mottling inside the tumour.
+        caps: Strength of the bright rims of age around the ventricles.
+        vessels: Threshold of vessels, larger means more.
+        strip_dark: How much of the skull's dark rim the brain mask kept, 0 to 1.
+    """
+
+    tissues: dict[str, tuple[float, ...]]
+    spread: tuple[float, ...]
+    scale: tuple[float, ...]
+    noise: tuple[float, ...]
+    bias: tuple[float, ...]
+    blur_mm: tuple[float, ...]
+    slice_mm: tuple[float, ...]
+    slice_axis: tuple[int, ...]
+    texture: float
+    caps: float
+    vessels: float
+    strip_dark: float
+
+
+def _draw_tissues(rng: np.random.Generator, growth: Growth) -> dict[str, tuple[float, ...]]:
+    drawn = {name: rng.normal(0, 1, 4) * spread + mean for name, (mean, spread) in _TISSUES.items()}
+    shared = rng.normal(0, 0.5)  # a bright FLAIR lesion is bright in all its parts
+    for name in ("oedema", "necrosis", "enhancing"):
+        drawn[name][0] = max(drawn[name][0] + shared, 0.45)
+    drawn["oedema"][3] = max(drawn["oedema"][3], 0.1)
+    if rng.random() < 0.2:  # a cyst that FLAIR suppresses like CSF
+        drawn["necrosis"][0] = uniform(rng, -1.0, 0.8)
+        drawn["necrosis"][3] = uniform(rng, 2.2, 3.5)
+    if growth.kind == "low-grade":  # one homogeneous tumour, core hardly apart from the oedema
+        drawn["necrosis"] = 0.5 * drawn["necrosis"] + 0.5 * drawn["oedema"]
+        drawn["necrosis"][1:3] -= 0.3
+    enhancing, rest = drawn["enhancing"], drawn["necrosis"]
+    enhancing[2] = max(enhancing[2], enhancing[1] + 0.8, rest[2] + 1.0)
+    return {name: tuple(float(v) for v in values) for name, values in drawn.items()}
+
+
+def draw_contrast(rng: np.random.Generator, growth: Growth) -> Contrast:
+    """Draw contrast, sharpness, noise and scale of one scan."""
+    thick = [uniform(rng, 2.0, 5.0) if rng.random() < p else 0.0 for p in (0.6, 0.4, 0.15, 0.5)]
+    return Contrast(
+        tissues=_draw_tissues(rng, growth),
+        spread=tuple(uniform(rng, low, high) for low, high in _SPREAD),
+        scale=tuple(float(np.exp(rng.normal(np.log(450), 0.8))) for _ in MODALITIES),
+        noise=tuple(uniform(rng, 0.1, 0.45) for _ in MODALITIES),
+        bias=tuple(uniform(rng, 0.01, 0.07) for _ in MODALITIES),
+        blur_mm=tuple(uniform(rng, 0.45, 0.85) for _ in MODALITIES),
+        slice_mm=tuple(thick),
+        slice_axis=tuple(int(rng.choice([2, 1, 0], p=[0.8, 0.1, 0.1])) for _ in MODALITIES),
+        texture=uniform(rng, 0.15, 0.6),
+        caps=max(0.0, uniform(rng, -0.6, 1.6)),
+        vessels=uniform(rng, 0.02, 0.09),
+        strip_dark=max(0.0, uniform(rng, -0.5, 1.0)),
+    )
+
+
+def _vessel_weight(
+    rng: np.random.Generator, contrast: Contrast, anatomy: Anatomy, grid: Grid
+) -> Array:
+    """Weigh what takes contrast agent outside the tumour: vessels, sinus, dura, choroid plexus."""
+    first, second = (grid.noise(rng, knots_mm=11) for _ in range(2))
+    tube = first**2 + second**2  # two zero surfaces of noise meet in curves: vessels
+    width = contrast.vessels * (0.25 + anatomy.csf + 0.5 * (anatomy.depth_mm < 12))
+    weight = sigmoid((width - tube) / np.float32(0.35 * contrast.vessels))
+    patches = grid.noise(rng, knots_mm=17)
+    shell = sigmoid((4.0 - anatomy.depth_mm) * 2) * sigmoid((patches - 0.9) * 6)
+    middle = np.exp(-0.5 * (anatomy.template_x_mm / 1.6) ** 2)
+    sinus = middle * anatomy.csf * sigmoid((patches + 0.2) * 5) * (anatomy.depth_mm < 14)
+    plexus = sigmoid((0.6 - anatomy.ventricle_mm) * 3) * sigmoid((second - 1.0) * 6)
+    return np.maximum.reduce([weight, 0.8 * shell, sinus, 0.6 * plexus])
+
+
+def _into(grid_shape: tuple[int, ...], box: tuple[slice, ...], local: Array) -> Array:
+    whole = np.zeros(grid_shape, np.float32)
+    whole[box] = local
+    return whole
+
+
+def _tumour_weights(tumour: Tumour, softness: float) -> dict[str, Array]:
+    """Soften the level sets: 0.5 exactly at each border, as partial volume does."""
+    core = sigmoid(tumour.core / np.float32(0.35))
+    enhancing = core * sigmoid(tumour.enhancing / np.float32(0.35))
+    oedema = (1 - core) * sigmoid(tumour.oedema / np.float32(softness))
+    return {"enhancing": enhancing, "necrosis": core - enhancing, "oedema": oedema}
+
+
+def render(
+    rng: np.random.Generator,
+    contrast: Contrast,
+    growth: Growth,
+    anatomy: Anatomy,
+    tumour: Tumour,
+    grid: Grid,
+) -> list[Array]:
+    """Give each modality its noise-free intensities, brain z-scores, not yet blurred.
+
+    Returns:
+        Four `(I, J, K)` float32 fields; what lies outside the brain has no meaning yet.
+    """
+    box = tumour.box
+    local = _tumour_weights(tumour, uniform(rng, 0.3, 1.4))
+    lesion = _into(grid.shape, box, sum(local.values()))
+    mottle = 0.7 * grid.noise(rng, knots_mm=4)[box] + 0.7 * grid.noise(rng, knots_mm=9)[box]
+    vessels = _vessel_weight(rng, contrast, anatomy, grid) * (1 - lesion)
+    caps = contrast.caps * np.exp(-anatomy.ventricle_mm / np.float32(4)) * anatomy.white
+    spots = grid.noise(rng, knots_mm=6)
+    caps = caps * sigmoid(2 * spots) + contrast.caps * anatomy.white * sigmoid((spots - 2.6) * 8)
+    unrest = grid.noise(rng, knots_mm=3)
+    drift = grid.noise(rng, knots_mm=22)
+    images = []
+    for channel, modality in enumerate(MODALITIES):
+        mean = {name: np.float32(values[channel]) for name, values in contrast.tissues.items()}
+        image = mean["csf"] * anatomy.csf + mean["grey"] * anatomy.grey
+        image += mean["white"] * anatomy.white + np.float32(0.12) * (unrest + drift)
+        image += caps * np.float32({"flair": 1.6, "t2": 0.7, "t1": -0.3}.get(modality, -0.1))
+        image *= 1 - lesion
+        image[box] += _lesion_intensity(contrast, modality, mean, local, mottle)
+        if modality == "t1ce":
+            image += vessels * (mean["vessel"] - image)
+        else:
+            image += np.float32(0.25) * vessels * (mean["vessel"] - image)
+        dark = np.float32(contrast.strip_dark) * sigmoid((2.4 - anatomy.depth_mm) * 3)
+        images.append(image + dark * (np.float32(-2.6) - image))
+    return images
+
+
+def _lesion_intensity(
+    contrast: Contrast,
+    modality: str,
+    mean: dict[str, Array],
+    local: dict[str, Array],
+    mottle: Array,
+) -> Array:
+    """Add up the tumour's tissues, mottled; enhancement varies as a factor, never below a third."""
+    texture = np.float32(contrast.texture) * mottle
+    image = local["oedema"] * (mean["oedema"] + texture * np.float32(0.8))
+    image += local["necrosis"] * (mean["necrosis"] + texture)
+    bright = mean["enhancing"] + texture
+    if modality == "t1ce":
+        low = mean["necrosis"]
+        bright = low + (mean["enhancing"] - low) * np.maximum(1 + np.float32(0.8) * texture, 0.35)
+    return image + local["enhancing"] * bright
+
+
+def acquire(
+    rng: np.random.Generator,
+    contrast: Contrast,
+    channel: int,
+    image: Array,
+    brain: NDArray[np.bool_],
+    grid: Grid,
+) -> NDArray[np.int16]:
+    """Blur, bias, corrupt and store one modality.
+
+    Args:
+        rng: Source of noise and bias field.
+        contrast: Look of the scan.
+        channel: Which modality.
+        image: Output of `render`, on the grid on which the scan is stored.
+        brain: What the skull strip keeps; everything else becomes exactly 0.
+        grid: Where `image` lies.
+
+    Returns:
+        int16 intensities, at least 1 in the brain and 0 outside.
+    """
+    signal = 1 + np.float32(contrast.spread[channel]) * image
+    bias = np.exp(np.float32(contrast.bias[channel]) * grid.noise(rng, knots_mm=60))
+    signal = np.maximum(signal, np.float32(0.04)) * bias
+    sigma = np.float32(contrast.spread[channel] * contrast.noise[channel])
+    noise = [rng.standard_normal(grid.shape, dtype=np.float32) * sigma for _ in range(2)]
+    signal = np.hypot(signal + noise[0], noise[1])  # magnitude of a complex signal: Rician
+    blur = [contrast.blur_mm[channel] / s for s in grid.spacing_mm]
+    axis = contrast.slice_axis[channel]
+    blur[axis] = np.hypot(blur[axis], 0.29 * contrast.slice_mm[channel] / grid.spacing_mm[axis])
+    signal = ndi.gaussian_filter(signal, blur, truncate=2.5)
+    stored = np.clip(np.rint(signal * np.float32(contrast.scale[channel])), 1, 32767)
+    return np.where(brain, stored, 0).astype(np.int16)
