@@ -1,15 +1,20 @@
 """Know where cases come from: find, load, check, split and write them; nothing is learned here."""
 
 from bratskit.cases.case import Case, Scan
+from bratskit.cases.check import Finding, check_case, check_folder, findings_table
 from bratskit.cases.find import find_cases
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
 from bratskit.cases.split import Split, has_et, make_split, patient_of
 
 __all__ = [
     "Case",
+    "Finding",
     "Scan",
     "Split",
+    "check_case",
+    "check_folder",
     "find_cases",
+    "findings_table",
     "has_et",
     "load_labels",
     "load_scan",

@@ -79,7 +79,8 @@ class Split:
         except (KeyError, TypeError, ValueError) as error:
             msg = (
                 f"split manifest must be JSON with seed, {', '.join(PARTS)} and made_by; got "
-                f"{path} ({type(error).__name__}: {error}). Make it again with make_split(...).save(path)."
+                f"{path} ({type(error).__name__}: {error}). "
+                "Make it again with make_split(...).save(path)."
             )
             raise ValueError(msg) from error
         return cls(**parts, seed=seed, made_by=stamp)
