@@ -1,6 +1,7 @@
 """Training learns, averages what it accumulates, stops at NaN by name, and says what it does."""
 
 import dataclasses
+import itertools
 import json
 import math
 from pathlib import Path
@@ -56,7 +57,7 @@ def test_thirty_steps_on_one_phantom_beat_predicting_nothing():
     recipe = small_recipe(epochs=1, steps_per_epoch=30, learning_rate=1e-2)
     phantom = make_prepared()
     torch.manual_seed(0)
-    network = UNet(4, 4, channels=(4, 8, 16))
+    network = UNet(4, 4, channels=(8, 16, 32))
     learner = Learner(network, recipe.training, device=CPU)
     sampler = PatchSampler(
         [phantom], patch_vox=(16, 16, 16), tumour_share=0.67, rng=np.random.default_rng(0)
@@ -65,7 +66,7 @@ def test_thirty_steps_on_one_phantom_beat_predicting_nothing():
         learner.step(batches)
     assert torch.isfinite(gradients(network)).all()
     scores = validate(network, [phantom], recipe, device=CPU)
-    assert scores["dice_mean"] > 0.4  # predicting nothing scores 0 in all three regions
+    assert scores["dice_mean"] > 0.5  # predicting nothing scores 0 in all three regions
 
 
 def test_four_accumulated_batches_equal_one_batch_of_four():
@@ -96,7 +97,7 @@ def test_the_gradient_is_clipped_to_its_norm(tiny_unet):
 def test_the_learning_rate_rises_then_falls_to_zero():
     rates = [learning_rate(at, total=100, peak=1.0, warmup=0.1) for at in range(101)]
     assert rates[:10] == pytest.approx([0.1 * (at + 1) for at in range(10)])
-    assert all(later <= earlier for earlier, later in zip(rates[9:], rates[10:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
     assert rates[100] == pytest.approx(0)
     assert rates[55] == pytest.approx(0.5)
 
@@ -224,5 +225,5 @@ def test_weights_of_another_network_are_refused(store, tmp_path):
 def test_a_patient_that_was_not_prepared_is_named(store, tmp_path):
     folder, ids = store
     split = dataclasses.replace(small_split(ids), train=("BraTS_missing",))
-    with pytest.raises(FileNotFoundError, match="first BraTS_missing. Run `bratskit prepare"):
+    with pytest.raises(FileNotFoundError, match=r"first BraTS_missing\. Run `bratskit prepare"):
         train(folder, RunFolder(tmp_path / "run"), recipe=small_recipe(), split=split)

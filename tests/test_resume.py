@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import torch
 from training import fill_store, small_recipe, small_split, weight_hash
 
 from bratskit.runtime import RunFolder
-from bratskit.train import History, train
+from bratskit.train import History, Learner, train
 
 TESTS = Path(__file__).parent
 
@@ -57,15 +58,14 @@ def untimed(history: History) -> list[dict[str, object]]:
     return [{name: row[name] for name in row if name != "seconds"} for row in history]
 
 
-class StopAfter:
+def stop_after(epoch: int) -> Callable[[History], None]:
     """Interrupt the run, as Ctrl-C does, when an epoch is done."""
 
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __call__(self, history: History) -> None:
-        if len(history) == self.epoch:
+    def interrupt(history: History) -> None:
+        if len(history) == epoch:
             raise KeyboardInterrupt
+
+    return interrupt
 
 
 @pytest.mark.parametrize("at", [1, 2, 3])
@@ -73,7 +73,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(store, tmp_path, at: int, ca
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     expected = go(store, whole)
     with pytest.raises(KeyboardInterrupt):
-        go(store, parts, on_epoch=StopAfter(at))
+        go(store, parts, on_epoch=stop_after(at))
     assert f"stopped after epoch {at} of 4. Go on by calling train again" in capsys.readouterr().out
     assert untimed(go(store, parts)) == untimed(expected)
     assert weight_hash(parts.last) == weight_hash(whole.last)
@@ -83,8 +83,6 @@ def test_an_interrupted_run_ends_with_the_same_bits(store, tmp_path, at: int, ca
 def test_an_interrupt_inside_an_epoch_repeats_that_epoch(store, tmp_path, monkeypatch):
     whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
     go(store, whole)
-    from bratskit.train.step import Learner
-
     real = Learner.step
 
     def stop_at_eight(self: Learner, *inputs: object, **names: object) -> float:
@@ -92,9 +90,10 @@ def test_an_interrupt_inside_an_epoch_repeats_that_epoch(store, tmp_path, monkey
             raise KeyboardInterrupt
         return real(self, *inputs, **names)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Learner, "step", stop_at_eight)
+    monkeypatch.setattr(Learner, "step", stop_at_eight)
+    with pytest.raises(KeyboardInterrupt):
         go(store, parts)
+    monkeypatch.setattr(Learner, "step", real)
     assert len(History.load(parts.history)) == 2
     go(store, parts)
     assert weight_hash(parts.last) == weight_hash(whole.last)
@@ -103,9 +102,7 @@ def test_an_interrupt_inside_an_epoch_repeats_that_epoch(store, tmp_path, monkey
 def test_a_killed_process_leaves_a_run_that_ends_with_the_same_bits(store, tmp_path):
     whole, killed = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed").create()
     recipe = small_recipe(dropout=0.2, epochs=8)
-    code = KILLED_RUN.format(
-        tests=str(TESTS), folder=str(store[0]), run=str(killed.path), epochs=8
-    )
+    code = KILLED_RUN.format(tests=str(TESTS), folder=str(store[0]), run=str(killed.path), epochs=8)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=TESTS.parent
     )
@@ -126,7 +123,7 @@ def test_a_killed_process_leaves_a_run_that_ends_with_the_same_bits(store, tmp_p
 def test_a_row_written_after_the_checkpoint_is_not_kept_twice(store, tmp_path):
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        go(store, run, on_epoch=StopAfter(2))
+        go(store, run, on_epoch=stop_after(2))
     with run.history.open("a") as file:
         file.write(json.dumps({"epoch": 3, "loss": 9.0}) + "\n")
     go(store, run)
@@ -158,10 +155,11 @@ def test_another_setting_is_refused_by_name(store, tmp_path):
     go(store, run, max_minutes=0)
     with pytest.raises(ValueError, match=r"training\.learning_rate must be 0\.001.*got 0\.01"):
         go(store, run, recipe=small_recipe(dropout=0.2, learning_rate=0.01))
+    recipe = small_recipe(dropout=0.2)
+    network = dataclasses.replace(recipe.network, norm="instance")
+    other = dataclasses.replace(recipe, network=network)
     with pytest.raises(ValueError, match=r"network\.norm must be batch.*Choose another run folder"):
-        recipe = small_recipe(dropout=0.2)
-        network = dataclasses.replace(recipe.network, norm="instance")
-        go(store, run, recipe=dataclasses.replace(recipe, network=network))
+        go(store, run, recipe=other)
     with pytest.raises(ValueError, match="deterministic must be True"):
         go(store, run, deterministic=False)
 
