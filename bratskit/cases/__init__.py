@@ -4,11 +4,13 @@ from bratskit.cases.case import Case, Scan
 from bratskit.cases.check import Finding, check_case, check_folder, findings_table
 from bratskit.cases.find import find_cases
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
+from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
 from bratskit.cases.split import Split, has_et, make_split, patient_of
 
 __all__ = [
     "Case",
     "Finding",
+    "Phantom",
     "Scan",
     "Split",
     "check_case",
@@ -18,8 +20,11 @@ __all__ = [
     "has_et",
     "load_labels",
     "load_scan",
+    "make_cohort",
+    "make_phantom",
     "make_split",
     "patient_of",
     "write_labels",
+    "write_phantom",
     "write_volume",
 ]
