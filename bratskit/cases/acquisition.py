@@ -103,22 +103,16 @@ def _vessel_weight(
     rng: np.random.Generator, contrast: Contrast, anatomy: Anatomy, grid: Grid
 ) -> Array:
     """Weigh what takes contrast agent outside the tumour: vessels, sinus, dura, choroid plexus."""
-    first, second = (grid.noise(rng, knots_mm=11) for _ in range(2))
+    first, second = (anatomy.at_brain(grid.noise(rng, knots_mm=11)) for _ in range(2))
     tube = first**2 + second**2  # two zero surfaces of noise meet in curves: vessels
     width = contrast.vessels * (0.25 + anatomy.csf + 0.5 * (anatomy.depth_mm < 12))
     weight = sigmoid((width - tube) / np.float32(0.35 * contrast.vessels))
-    patches = grid.noise(rng, knots_mm=17)
+    patches = anatomy.at_brain(grid.noise(rng, knots_mm=17))
     shell = sigmoid((4.0 - anatomy.depth_mm) * 2) * sigmoid((patches - 0.9) * 6)
     middle = np.exp(-0.5 * (anatomy.template_x_mm / 1.6) ** 2)
     sinus = middle * anatomy.csf * sigmoid((patches + 0.2) * 5) * (anatomy.depth_mm < 14)
     plexus = sigmoid((0.6 - anatomy.ventricle_mm) * 3) * sigmoid((second - 1.0) * 6)
     return np.maximum.reduce([weight, 0.8 * shell, sinus, 0.6 * plexus])
-
-
-def _into(grid_shape: tuple[int, ...], box: tuple[slice, ...], local: Array) -> Array:
-    whole = np.zeros(grid_shape, np.float32)
-    whole[box] = local
-    return whole
 
 
 def _tumour_weights(tumour: Tumour, softness: float) -> dict[str, Array]:
@@ -132,7 +126,6 @@ def _tumour_weights(tumour: Tumour, softness: float) -> dict[str, Array]:
 def render(
     rng: np.random.Generator,
     contrast: Contrast,
-    growth: Growth,
     anatomy: Anatomy,
     tumour: Tumour,
     grid: Grid,
@@ -140,33 +133,63 @@ def render(
     """Give each modality its noise-free intensities, brain z-scores, not yet blurred.
 
     Returns:
-        Four `(I, J, K)` float32 fields; what lies outside the brain has no meaning yet.
+        Four `(I, J, K)` float32 fields; outside the brain they hold CSF or the skull's dark rim.
     """
-    box = tumour.box
-    local = _tumour_weights(tumour, uniform(rng, 0.3, 1.4))
-    lesion = _into(grid.shape, box, sum(local.values()))
-    mottle = 0.7 * grid.noise(rng, knots_mm=4)[box] + 0.7 * grid.noise(rng, knots_mm=9)[box]
-    vessels = _vessel_weight(rng, contrast, anatomy, grid) * (1 - lesion)
+
+    def noise(knots_mm: float) -> Array:
+        return anatomy.at_brain(grid.noise(rng, knots_mm=knots_mm))
+
+    lesion = LesionVoxels.find(tumour, anatomy, softness=uniform(rng, 0.3, 1.4))
+    mottle = 0.7 * noise(4)[lesion.at] + 0.7 * noise(9)[lesion.at]
+    vessels = _vessel_weight(rng, contrast, anatomy, grid)
     caps = contrast.caps * np.exp(-anatomy.ventricle_mm / np.float32(4)) * anatomy.white
-    spots = grid.noise(rng, knots_mm=6)
+    spots = noise(6)
     caps = caps * sigmoid(2 * spots) + contrast.caps * anatomy.white * sigmoid((spots - 2.6) * 8)
-    unrest = grid.noise(rng, knots_mm=3)
-    drift = grid.noise(rng, knots_mm=22)
+    unrest = np.float32(0.12) * (noise(3) + noise(22))
+    dark = np.float32(contrast.strip_dark) * sigmoid((2.4 - anatomy.depth_mm) * 3)
     images = []
     for channel, modality in enumerate(MODALITIES):
         mean = {name: np.float32(values[channel]) for name, values in contrast.tissues.items()}
         image = mean["csf"] * anatomy.csf + mean["grey"] * anatomy.grey
-        image += mean["white"] * anatomy.white + np.float32(0.12) * (unrest + drift)
+        image += mean["white"] * anatomy.white + unrest
         image += caps * np.float32({"flair": 1.6, "t2": 0.7, "t1": -0.3}.get(modality, -0.1))
-        image *= 1 - lesion
-        image[box] += _lesion_intensity(contrast, modality, mean, local, mottle)
-        if modality == "t1ce":
-            image += vessels * (mean["vessel"] - image)
-        else:
-            image += np.float32(0.25) * vessels * (mean["vessel"] - image)
-        dark = np.float32(contrast.strip_dark) * sigmoid((2.4 - anatomy.depth_mm) * 3)
-        images.append(image + dark * (np.float32(-2.6) - image))
+        seen = np.float32(1.0 if modality == "t1ce" else 0.25)
+        image += seen * vessels * (mean["vessel"] - image)
+        tumour_image = _lesion_intensity(contrast, modality, mean, lesion.weights, mottle)
+        image[lesion.at] = image[lesion.at] * (1 - lesion.whole) + tumour_image
+        image += dark * (np.float32(-2.6) - image)
+        edge = mean["csf"] + np.float32(contrast.strip_dark) * (np.float32(-2.6) - mean["csf"])
+        images.append(anatomy.volume(image, outside=float(edge)))
     return images
+
+
+@dataclass(frozen=True)
+class LesionVoxels:
+    """The brain voxels that a tumour touches.
+
+    Attributes:
+        at: Their places among the brain voxels.
+        weights: Fraction of each tumour tissue there.
+        whole: Sum of the fractions.
+    """
+
+    at: NDArray[np.int64]
+    weights: dict[str, Array]
+    whole: Array
+
+    @classmethod
+    def find(cls, tumour: Tumour, anatomy: Anatomy, *, softness: float) -> "LesionVoxels":
+        """Soften a tumour's level sets and keep the voxels where something is left."""
+        soft = _tumour_weights(tumour, softness)
+        whole = np.zeros(anatomy.brain.shape, np.float32)
+        whole[tumour.box] = sum(soft.values())
+        at = np.flatnonzero(anatomy.at_brain(whole) > 0.002)
+        weights = {}
+        for name, local in soft.items():
+            scratch = np.zeros(anatomy.brain.shape, np.float32)
+            scratch[tumour.box] = local
+            weights[name] = scratch.ravel()[anatomy.voxels[at]]
+        return cls(at=at, weights=weights, whole=sum(weights.values()))
 
 
 def _lesion_intensity(
@@ -208,15 +231,19 @@ def acquire(
     Returns:
         int16 intensities, at least 1 in the brain and 0 outside.
     """
-    signal = 1 + np.float32(contrast.spread[channel]) * image
-    bias = np.exp(np.float32(contrast.bias[channel]) * grid.noise(rng, knots_mm=60))
-    signal = np.maximum(signal, np.float32(0.04)) * bias
+    signal = np.maximum(1 + np.float32(contrast.spread[channel]) * image, np.float32(0.04))
+    at = np.flatnonzero(brain)
+    inside = signal.ravel()[at]
+    field = grid.noise(rng, knots_mm=60).ravel()[at]
+    inside *= np.exp(np.float32(contrast.bias[channel]) * field)
     sigma = np.float32(contrast.spread[channel] * contrast.noise[channel])
-    noise = [rng.standard_normal(grid.shape, dtype=np.float32) * sigma for _ in range(2)]
-    signal = np.hypot(signal + noise[0], noise[1])  # magnitude of a complex signal: Rician
+    real, imaginary = rng.standard_normal((2, at.size), dtype=np.float32) * sigma
+    signal.ravel()[at] = np.hypot(inside + real, imaginary)  # magnitude: Rician
     blur = [contrast.blur_mm[channel] / s for s in grid.spacing_mm]
     axis = contrast.slice_axis[channel]
     blur[axis] = np.hypot(blur[axis], 0.29 * contrast.slice_mm[channel] / grid.spacing_mm[axis])
     signal = ndi.gaussian_filter(signal, blur, truncate=2.5)
-    stored = np.clip(np.rint(signal * np.float32(contrast.scale[channel])), 1, 32767)
-    return np.where(brain, stored, 0).astype(np.int16)
+    inside = np.rint(signal.ravel()[at] * np.float32(contrast.scale[channel]))
+    stored = np.zeros(brain.shape, np.int16)
+    stored.ravel()[at] = np.clip(inside, 1, 32767)
+    return stored

@@ -1,6 +1,7 @@
 """Bend the MNI152 tissue maps into a new head: tissues, ventricles, brain mask; no intensities."""
 
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float32]
+Push = Callable[[list[Array]], list[Array]]
 
 FIELD_OF_VIEW_MM = (244.0, 244.0, 160.0)  # the BraTS grid of 240x240x155 mm, with room to round
 # Centre of the template's brain, and of its lateral ventricles, in template voxels (1 mm).
@@ -57,6 +59,12 @@ class Grid:
     def axes_mm(self) -> list[Array]:
         """Return the lines as float32 arrays that broadcast to `shape`."""
         return [line.astype(np.float32) for line in np.ix_(*self.lines_mm())]
+
+    def points_mm(self, voxels: NDArray[np.int64]) -> list[Array]:
+        """Return the coordinates of voxels given by flat index, three arrays."""
+        indices = np.unravel_index(voxels, self.shape)
+        lines = [line.astype(np.float32) for line in self.lines_mm()]
+        return [line[index] for line, index in zip(lines, indices, strict=True)]
 
     def noise(self, rng: np.random.Generator, *, knots_mm: float) -> Array:
         """Draw a smooth field of variance 1 on this grid."""
@@ -154,10 +162,11 @@ class Head:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Tissue fractions of one head, each `(I, J, K)` float32 (brain: bool).
+    """Tissue fractions of one head, at its brain voxels only: `(N,)` float32 each.
 
     Attributes:
-        brain: What the skull strip keeps.
+        brain: What the skull strip keeps, `(I, J, K)` bool.
+        voxels: Flat indices of the N brain voxels.
         white: White-matter fraction.
         grey: Grey-matter fraction.
         csf: CSF fraction; the three add up to 1.
@@ -167,12 +176,23 @@ class Anatomy:
     """
 
     brain: NDArray[np.bool_]
+    voxels: NDArray[np.int64]
     white: Array
     grey: Array
     csf: Array
     depth_mm: Array
     ventricle_mm: Array
     template_x_mm: Array
+
+    def volume(self, values: Array, *, outside: float = 0.0) -> Array:
+        """Put values of the brain voxels back on the grid."""
+        whole = np.full(self.brain.shape, outside, np.float32)
+        whole.ravel()[self.voxels] = values
+        return whole
+
+    def at_brain(self, whole: Array) -> Array:
+        """Take the brain voxels of an array on the grid."""
+        return whole.ravel()[self.voxels]
 
 
 def draw_head(rng: np.random.Generator) -> Head:
@@ -205,26 +225,26 @@ def _widen_ventricles(points: list[Array], growth: float) -> None:
         point -= np.float32(growth * share) * offset * fall
 
 
-def _template_points(
-    rng: np.random.Generator, head: Head, grid: Grid, push: list[Array] | None
-) -> tuple[list[Array], list[Array]]:
-    """Return template coordinates of every voxel, without and with the push of a tumour."""
+def _bent_points(rng: np.random.Generator, head: Head, grid: Grid) -> list[Array]:
+    """Return the template coordinates of every voxel, three `(I, J, K)` arrays."""
     axes = [a - np.float32(c) for a, c in zip(grid.axes_mm(), head.centre_mm, strict=True)]
     matrix = head.matrix.astype(np.float32)
-    still, pushed = [], []
+    points = []
     for row in range(3):
-        bend = head.bend_mm[0] * grid.noise(rng, knots_mm=32)
-        bend += head.bend_mm[1] * grid.noise(rng, knots_mm=13)
-        bend += sum(matrix[row, a] * axes[a] for a in range(3)) + np.float32(_BRAIN_CENTRE[row])
-        still.append(bend)
-        moved = 0 if push is None else sum(matrix[row, a] * push[a] for a in range(3))
-        pushed.append(bend + moved)
-    _widen_ventricles(pushed, head.ventricles)
-    return still, pushed
+        point = head.bend_mm[0] * grid.noise(rng, knots_mm=32)
+        point += np.float32(head.bend_mm[1]) * grid.noise(rng, knots_mm=13)
+        for column in range(3):
+            point += matrix[row, column] * axes[column]
+        points.append(point + np.float32(_BRAIN_CENTRE[row]))
+    return points
+
+
+def _sample(volume: NDArray[np.uint8], points: list[Array]) -> Array:
+    return ndi.map_coordinates(volume, np.stack(points), output=np.float32, order=1)
 
 
 def shape_anatomy(
-    rng: np.random.Generator, head: Head, grid: Grid, *, push: list[Array] | None = None
+    rng: np.random.Generator, head: Head, grid: Grid, *, push: Push | None = None
 ) -> Anatomy:
     """Sample the bent template on a grid, once.
 
@@ -232,32 +252,35 @@ def shape_anatomy(
         rng: Draws the bends; start it from the same seed to get the same head again.
         head: Shape of the head.
         grid: Where to sample.
-        push: Displacement in mm, three `(I, J, K)` arrays, by which a tumour moves the tissue
-            (from the voxel to where its tissue came from). The skull does not give way.
+        push: Maps points (three arrays, mm) to the displacement by which a tumour moves the
+            tissue, from the point to where its tissue came from. The skull does not give way.
     """
     template = load_template()
-    still, pushed = _template_points(rng, head, grid, push)
+    points = _bent_points(rng, head, grid)
     roughness = grid.noise(rng, knots_mm=5)
-    sample = lambda volume, points: ndi.map_coordinates(  # noqa: E731 - one line says it
-        volume, np.stack(points), output=np.float32, order=1
-    )
-    depth = sample(template.depth, still) / 4
+    depth = _sample(template.depth, points) / 4
     brain = depth > np.maximum(1.6 + 0.7 * roughness, 0.5)
-    white = sample(template.white, pushed) / 255
-    csf = sample(template.csf, pushed) / 255
-    shell = np.clip((26 - depth) / 20, 0, 1)
-    sulci = grid.noise(rng, knots_mm=4)
-    csf = np.clip(
-        1.35 * csf + shell * (1 - white) * (0.3 * head.atrophy - 0.2 + 0.22 * sulci), 0, 1
-    )
+    voxels = np.flatnonzero(brain)
+    points = [point.ravel()[voxels] for point in points]
+    depth, roughness = depth.ravel()[voxels], roughness.ravel()[voxels]
+    if push is not None:
+        moves = push(grid.points_mm(voxels))
+        for row, point in enumerate(points):
+            point += sum(np.float32(head.matrix[row, a]) * moves[a] for a in range(3))
+    _widen_ventricles(points, head.ventricles)
+    white, csf = _sample(template.white, points) / 255, _sample(template.csf, points) / 255
+    sulci = grid.noise(rng, knots_mm=4).ravel()[voxels]
+    widened = np.clip((26 - depth) / 20, 0, 1) * (1 - white)
+    csf = np.clip(1.35 * csf + widened * (0.3 * head.atrophy - 0.2 + 0.22 * sulci), 0, 1)
     crisp = np.clip((white - 0.5) * 2.2 + 0.5 + 0.12 * roughness, 0, 1)
     white = (0.3 * white + 0.7 * crisp) * (1 - csf)
     return Anatomy(
         brain=brain,
+        voxels=voxels,
         white=white,
         grey=1 - white - csf,
         csf=csf,
         depth_mm=depth,
-        ventricle_mm=sample(template.ventricle_distance, pushed) / 4,
-        template_x_mm=pushed[0] - np.float32(_BRAIN_CENTRE[0]),
+        ventricle_mm=_sample(template.ventricle_distance, points) / 4,
+        template_x_mm=points[0] - np.float32(_BRAIN_CENTRE[0]),
     )

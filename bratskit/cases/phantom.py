@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import rmtree
@@ -71,10 +72,10 @@ def make_phantom(
     coarse = shape_anatomy(np.random.default_rng(streams[1]), head, everywhere)
     growth = draw_growth(rngs[2], coarse, everywhere)
     grid, factors = _working_grid(coarse, everywhere, spacing_mm)
-    anatomy = shape_anatomy(rngs[1], head, grid, push=push_of(growth, grid))
+    anatomy = shape_anatomy(rngs[1], head, grid, push=partial(push_of, growth))
     tumour = grow_tumour(rngs[3], growth, anatomy, grid)
     contrast = draw_contrast(rngs[4], growth)
-    images = render(rngs[5], contrast, growth, anatomy, tumour, grid)
+    images = render(rngs[5], contrast, anatomy, tumour, grid)
     stored = _coarsen_grid(grid, factors, spacing_mm)
     brain = _average(anatomy.brain, factors) > 0.5
     whole = np.zeros((len(MODALITIES), *_field_shape(spacing_mm)), np.float32)

@@ -55,6 +55,16 @@ class Growth:
 
 
 @dataclass(frozen=True)
+class _Tissue:
+    """Brain mask and tissue fractions in the box around a tumour, `(i, j, k)`."""
+
+    brain: NDArray[np.bool_]
+    white: Array
+    grey: Array
+    csf: Array
+
+
+@dataclass(frozen=True)
 class Tumour:
     """One tumour on a grid, as level sets that are positive inside; about mm near the border.
 
@@ -102,15 +112,13 @@ def draw_growth(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> Growt
     whole_ml = float(np.clip(np.exp(rng.normal(np.log(68), 0.85)), 2.5, 220))
     axes = np.exp(rng.normal(0, 0.2, 3))
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    weight = anatomy.brain * anatomy.white**2 * (anatomy.depth_mm > 7) * _above_tentorium(grid)
-    lines = grid.lines_mm()
+    points = np.stack(grid.points_mm(anatomy.voxels), axis=1)
+    weight = anatomy.white**2 * (anatomy.depth_mm > 7) * _above_tentorium(points)
+    chances = np.cumsum(weight, dtype=np.float64)
 
     def place() -> NDArray[np.float64]:
-        flat = np.cumsum(weight.ravel(), dtype=np.float64)
-        where = np.searchsorted(flat, rng.uniform(0, flat[-1]))
-        index = np.unravel_index(min(where, flat.size - 1), weight.shape)
-        jitter = rng.uniform(-0.5, 0.5, 3) * grid.spacing_mm
-        return np.array([line[i] for line, i in zip(lines, index, strict=True)]) + jitter
+        where = np.searchsorted(chances, rng.uniform(0, chances[-1]))
+        return points[where] + rng.uniform(-0.5, 0.5, 3) * grid.spacing_mm
 
     centre = place()
     foci = int(rng.choice([0, 1, 2], p=[0.84, 0.12, 0.04]))
@@ -131,15 +139,15 @@ def draw_growth(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> Growt
     )
 
 
-def _above_tentorium(grid: Grid) -> NDArray[np.bool_]:
+def _above_tentorium(points: Array) -> NDArray[np.bool_]:
     """Leave out cerebellum and brain stem: low and behind, in the phantom's frame."""
-    _, y, z = grid.axes_mm()
+    _, y, z = points.T
     return (z > 62) | ((z > 40) & (y > 105))
 
 
-def push_of(growth: Growth, grid: Grid) -> list[Array]:
-    """Return the mass effect: where the tissue of each voxel came from, mm, three arrays."""
-    axes = [a - np.float32(c) for a, c in zip(grid.axes_mm(), growth.centre_mm, strict=True)]
+def push_of(growth: Growth, points: list[Array]) -> list[Array]:
+    """Return the mass effect: the way from each point to where its tissue came from, mm."""
+    axes = [a - np.float32(c) for a, c in zip(points, growth.centre_mm, strict=True)]
     reach = 1.1 * growth.core_radius_mm + 7
     fall = -growth.push * np.exp(-sum(a**2 for a in axes) / np.float32(2 * reach**2))
     return [axis * fall for axis in axes]
@@ -171,7 +179,7 @@ def _core_distance(growth: Growth, grid: Grid) -> Array:
     return best
 
 
-def _infiltrate(core: NDArray[np.bool_], anatomy: Anatomy, spacing_mm: tuple[float, ...]) -> Array:
+def _infiltrate(core: NDArray[np.bool_], here: _Tissue, spacing_mm: tuple[float, ...]) -> Array:
     """Let cells diffuse from the core, fast in white matter, hardly in grey, not in CSF.
 
     Works on every third millimetre and is interpolated: the infiltration is smooth, its fine
@@ -181,10 +189,10 @@ def _infiltrate(core: NDArray[np.bool_], anatomy: Anatomy, spacing_mm: tuple[flo
         Minus the logarithm of the cell density, on the grid of `core`.
     """
     step = [max(1, round(3 / s)) for s in spacing_mm]
-    small = [_block_mean(a, step) for a in (anatomy.white, anatomy.grey, core)]
+    small = [_block_mean(a, step) for a in (here.white, here.grey, core)]
     speed = _WHITE_SPEED * small[0] + _GREY_SPEED * small[1]
     source = np.clip(small[2] * 1.5, 0, 1)
-    speed = np.maximum(speed * (_block_mean(anatomy.brain, step) > 0.5), source)
+    speed = np.maximum(speed * (_block_mean(here.brain, step) > 0.5), source)
     faces = [
         np.minimum(np.take(speed, range(1, n), axis=a), np.take(speed, range(n - 1), axis=a)) / 6.5
         for a, n in enumerate(speed.shape)
@@ -238,8 +246,8 @@ def grow_tumour(rng: np.random.Generator, growth: Growth, anatomy: Anatomy, grid
     box = _crop(growth, grid)
     starts = tuple(g + b.start for g, b in zip(grid.start_vox, box, strict=True))
     local = Grid(tuple(b.stop - b.start for b in box), grid.spacing_mm, starts)
-    fields = {n: getattr(anatomy, n)[box] for n in Anatomy.__dataclass_fields__}
-    here = Anatomy(**fields)
+    parts = (anatomy.volume(part)[box] for part in (anatomy.white, anatomy.grey, anatomy.csf))
+    here = _Tissue(anatomy.brain[box], *parts)
     voxel_ml = float(np.prod(grid.spacing_mm)) / 1000
     core = _grow_core(rng, growth, here, local, voxel_ml)
     enhancing = _grow_rim(rng, growth, core, local)
@@ -248,7 +256,7 @@ def grow_tumour(rng: np.random.Generator, growth: Growth, anatomy: Anatomy, grid
 
 
 def _grow_core(
-    rng: np.random.Generator, growth: Growth, here: Anatomy, grid: Grid, voxel_ml: float
+    rng: np.random.Generator, growth: Growth, here: _Tissue, grid: Grid, voxel_ml: float
 ) -> Array:
     radius = growth.core_radius_mm
     field = _core_distance(growth, grid)
@@ -282,7 +290,7 @@ def _grow_oedema(
     rng: np.random.Generator,
     growth: Growth,
     core: Array,
-    here: Anatomy,
+    here: _Tissue,
     grid: Grid,
     voxel_ml: float,
 ) -> Array:
