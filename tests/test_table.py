@@ -83,7 +83,12 @@ def test_scans_of_one_patient_are_drawn_together():
     scores = Scores(row(f"P{number // 2}-{number % 2}", values[number]) for number in range(16))
     (found,) = scores.summary(patient_of=lambda case: case.split("-")[0])
     assert found.dice.low == 0.5
-    assert scores.summary()[0].dice.low < 0.5
+    assert scores.summary()[0].dice.low < 0.5  # ids that are no BraTS ids stand for themselves
+
+
+def test_two_time_points_of_a_brats_patient_are_one_patient():
+    scores = Scores([row("BraTS-GLI-00001-000", 0.2), row("BraTS-GLI-00001-001", 0.4)])
+    assert math.isnan(scores.summary()[0].dice.low)
 
 
 # Files

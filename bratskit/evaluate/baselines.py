@@ -41,7 +41,7 @@ def threshold_flair(scan: Scan, *, threshold: float) -> NDArray[np.uint8]:
     1. FLAIR becomes a brain z-score, smoothed by a Gaussian of 1.5 mm inside the brain.
     2. WT is the largest connected part (sharing faces) above `threshold`, its holes filled.
     3. ET is the part of WT where the z-score of T1ce exceeds that of T1 by more than 0.75.
-    4. TC is ET, closed over gaps of 14 mm and its holes filled, inside WT; what the filling adds is NCR.
+    4. TC is ET, closed over gaps of 14 mm and its holes filled, inside WT; what that adds is NCR.
 
     Args:
         scan: The case to label.

@@ -210,16 +210,37 @@ def confusion_table(pred: NDArray[np.integer], truth: NDArray[np.integer]) -> ND
         >>> confusion_table(pred, truth)[3, 1]  # one voxel of label 1 was called 3
         np.int64(1)
     """
-    for name, labels in (("pred", pred), ("truth", truth)):
-        _check_labels(labels, name=name)
-    _check_same_grid(pred, truth)
+    inside = crop_to_tumour(pred, truth)
+    for name, labels in zip(("pred", "truth"), inside, strict=True):
+        _check_values(labels, name=name)
     n_labels = len(LABELS)
-    box = box_of((pred | truth) != 0)
-    inside = (slice(0, 0),) if box is None else box
-    codes = pred[inside].astype(np.uint8) * np.uint8(n_labels) + truth[inside].astype(np.uint8)
+    codes = inside[0].astype(np.uint8) * np.uint8(n_labels) + inside[1].astype(np.uint8)
     table = np.bincount(codes.ravel(), minlength=n_labels**2).reshape(n_labels, n_labels)
     table[0, 0] += pred.size - codes.size
     return table
+
+
+def crop_to_tumour(
+    pred: NDArray[np.integer], truth: NDArray[np.integer]
+) -> tuple[NDArray[np.integer], NDArray[np.integer]]:
+    """Crop two label maps to the smallest box that holds every voxel that either of them labels.
+
+    Args:
+        pred: Predicted label map, `(I, J, K)`.
+        truth: Reference label map on the same grid.
+
+    Returns:
+        Views of both; of one voxel where neither labels anything.
+
+    Raises:
+        TypeError: A label map is not of integers.
+        ValueError: The label maps differ in shape or are not 3D.
+    """
+    for name, labels in (("pred", pred), ("truth", truth)):
+        _check_integers(labels, name=name)
+    _check_same_grid(pred, truth)
+    box = box_of((pred | truth) != 0) or (slice(0, 1),) * 3
+    return pred[box], truth[box]
 
 
 def _size(mask: Mask) -> int:
@@ -233,6 +254,7 @@ def _directed95(source: Mask, target: Mask, spacing_mm: Triple) -> float:
     if len(apart):  # shared points are at distance 0 and need no search
         tree = cKDTree(
             np.argwhere(target) * np.asarray(spacing_mm, dtype=float),
+            leafsize=64,  # with unbalanced nodes a third faster than the default on outlines
             compact_nodes=False,
             balanced_tree=False,
         )
@@ -274,7 +296,7 @@ def _check_masks(pred: Mask, truth: Mask) -> None:
     _check_same_grid(pred, truth)
 
 
-def _check_labels(labels: NDArray[np.integer], *, name: str) -> None:
+def _check_integers(labels: NDArray[np.integer], *, name: str) -> None:
     if not isinstance(labels, np.ndarray) or not np.issubdtype(labels.dtype, np.integer):
         kind = f"dtype {labels.dtype}" if hasattr(labels, "dtype") else type(labels).__name__
         msg = (
@@ -283,6 +305,9 @@ def _check_labels(labels: NDArray[np.integer], *, name: str) -> None:
         )
         raise TypeError(msg)
     _check_3d(labels, name=name)
+
+
+def _check_values(labels: NDArray[np.integer], *, name: str) -> None:
     if labels.size and (labels.min() < 0 or labels.max() >= len(LABELS)):
         unknown = [int(value) for value in np.unique(labels) if value not in LABELS]
         msg = (

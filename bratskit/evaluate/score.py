@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from bratskit.evaluate.metrics import (
     BRATS_EMPTY_HD95_MM,
     Triple,
-    box_of,
     confusion_table,
+    crop_to_tumour,
     hausdorff95,
 )
 from bratskit.evaluate.table import Score
@@ -120,9 +120,8 @@ def score_masks(
         {'WT': 1.0, 'TC': 0.0, 'ET': 0.0}
     """
     rule = get_empty_rule(empty_rule)
+    pred, truth = crop_to_tumour(pred, truth)
     table = confusion_table(pred, truth)
-    box = box_of((pred != 0) | (truth != 0)) or (slice(0, 1),) * 3
-    pred, truth = pred[box], truth[box]
     distances_mm: dict[tuple[int, ...], float] = {}
     rows = []
     for (kind, name), labels in _TARGETS.items():
@@ -150,9 +149,7 @@ def score_masks(
 
 
 def _select(labels: NDArray[np.integer], wanted: tuple[int, ...]) -> NDArray[np.bool_]:
-    members = np.zeros(len(LABELS), dtype=bool)
-    members[list(wanted)] = True
-    return members[labels]
+    return np.logical_or.reduce([labels == label for label in wanted])
 
 
 def _count(

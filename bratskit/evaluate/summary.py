@@ -110,12 +110,10 @@ class Summary:
     worst_case: str | None
 
 
-def summarise(
-    rows: list["Score"], *, seed: int, patient_of: Callable[[str], str] | None
-) -> Summary:
+def summarise(rows: list["Score"], *, seed: int, patient_of: Callable[[str], str]) -> Summary:
     """Summarise the rows of one method, kind, name and empty rule; see `Scores.summary`."""
     first = rows[0]
-    patients = [patient_of(row.case) if patient_of else row.case for row in rows]
+    patients = [patient_of(row.case) for row in rows]
     ranked = sorted(
         (row for row in rows if not math.isnan(row.dice)),
         key=lambda row: (-row.dice, math.inf if math.isnan(row.hd95_mm) else row.hd95_mm),

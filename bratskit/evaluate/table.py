@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bratskit.cases.split import patient_of as patient_of_case
 from bratskit.evaluate.render import scores_html, scores_text
 from bratskit.evaluate.summary import N_BOOTSTRAP, Summary, summarise
 from bratskit.runtime import made_by, write_atomically
@@ -150,14 +151,14 @@ class Scores(Sequence[Score]):
         return np.array([getattr(row, name) for row in self.rows])
 
     def summary(
-        self, *, seed: int = 0, patient_of: Callable[[str], str] | None = None
+        self, *, seed: int = 0, patient_of: Callable[[str], str] = patient_of_case
     ) -> list[Summary]:
         """Summarise each method, kind, name and empty rule over patients.
 
         Args:
             seed: Seeds the bootstrap.
-            patient_of: Names the patient of a case id where one patient has several cases;
-                None takes each case for a patient, as it is in BraTS 2018-2021.
+            patient_of: Names the patient behind a case id, so that several scans of one patient
+                are drawn together; the default knows the ids of BraTS.
         """
         groups: dict[tuple[str, str, str, str], list[Score]] = {}
         for row in self.rows:
