@@ -106,7 +106,7 @@ def _is_done(notebook: Path, run: RunFolder, wanted: dict[str, Value]) -> bool:
 def _show_scores(run: RunFolder, on_line: Callable[[str], None]) -> None:
     from bratskit.evaluate import Scores
 
-    for line in str(Scores.load(run.scores).summary()).splitlines():
+    for line in str(Scores.load(run.scores)).splitlines():
         on_line(line)
     on_line(f"Scores: {run.scores}")
     on_line(f"Report: {run.report}")

@@ -1,0 +1,285 @@
+"""Offer the rooms' functions to a shell; each command is a few lines over one of them."""
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import bratskit
+from bratskit.labels import SCHEMAS
+from bratskit.runtime import RunFolder
+from bratskit.settings import RECIPES, Recipe, get_recipe
+
+__all__ = ["main"]
+
+BAD_INPUT = 2
+FOUND_PROBLEMS = 1
+INTERRUPTED = 130  # what shells report after Ctrl-C
+
+# What the rooms raise on bad input, a full disk or a run gone wrong; anything else is a bug of
+# ours and shows its traceback.
+EXPECTED = (ValueError, TypeError, OSError, RuntimeError, ArithmeticError)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        arguments: Words after `bratskit`; None takes them from the command line.
+
+    Returns:
+        0 when all is done, 1 where `check` found problems, 2 on bad input (one line on stderr, no
+        traceback; BRATSKIT_TRACEBACK=1 shows it), 130 after Ctrl-C.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        _complain(options.command, "stopped; the same command goes on from there")
+        return INTERRUPTED
+    except EXPECTED as error:
+        if os.environ.get("BRATSKIT_TRACEBACK"):
+            raise
+        _complain(options.command, str(error) or type(error).__name__)
+        return BAD_INPUT
+
+
+def _complain(command: str, message: str) -> None:
+    for line in message.splitlines():  # a cohort's message has one line a case
+        sys.stderr.write(f"bratskit {command}: {line.strip()}\n")
+
+
+def _say(message: str) -> None:
+    sys.stdout.write(message + "\n")
+    sys.stdout.flush()
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuse bad arguments in one line, as bad data is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+        raise SystemExit(BAD_INPUT)
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from bratskit.jobs.demo import run_demo
+
+    out = options.out or ("runs/real" if options.data else "runs/demo")
+    run_demo(data=options.data, out=out, recipe=options.recipe)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from bratskit.cases.check import check_folder, findings_table
+
+    with contextlib.redirect_stdout(sys.stderr):  # progress; stdout is for the findings
+        findings = check_folder(options.dir, schema=options.edition)
+    if options.json:
+        _say(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    else:
+        _say(findings_table(findings))
+    return FOUND_PROBLEMS if any(item.severity == "problem" for item in findings) else 0
+
+
+def _phantom(options: argparse.Namespace) -> int:
+    from bratskit.cases.phantom import make_cohort
+
+    RunFolder(options.out).create()
+    cases = make_cohort(
+        options.out,
+        n_cases=options.cases,
+        seed=options.seed,
+        edition=options.edition,
+        spacing_mm=tuple(options.spacing),
+    )
+    _say(f"{len(cases)} phantoms in {options.out}")
+    return 0
+
+
+def _prepare(options: argparse.Namespace) -> int:
+    from bratskit.cases import find_cases
+    from bratskit.preprocess import prepare_cohort
+
+    recipe = get_recipe(options.recipe)
+    cases = find_cases(options.dir, schema=options.edition)
+    RunFolder(options.out).create()
+    ids = prepare_cohort(cases, options.out, recipe=recipe, workers=options.workers)
+    _say(f"{len(ids)} cases prepared in {options.out}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from bratskit.cases import Split, make_split
+    from bratskit.preprocess import list_prepared
+    from bratskit.train import train
+
+    run = RunFolder(options.out)
+    recipe = _recipe_of(options, run)
+    ids = list_prepared(options.prepared)
+    if not ids:
+        msg = (
+            f"PREPARED must hold prepared cases; got {options.prepared}. "
+            f"Make them with `bratskit prepare DATA {options.prepared}`."
+        )
+        raise FileNotFoundError(msg)
+    if options.resume and not run.last.exists():
+        msg = f"RUN must have a last.pt to go on from; got {run.path}. Leave --resume out to begin."
+        raise FileNotFoundError(msg)
+    _refuse_other_grid(options.prepared / ids[0], recipe)
+    split = Split.load(run.split) if run.split.exists() else make_split(ids, seed=recipe.seed)
+    run.create()
+    split.save(run.split)
+    if options.resume is False or not run.last.exists():  # else `train` compares with its own
+        recipe.save(run.settings)
+    history = train(
+        options.prepared,
+        run,
+        recipe=recipe,
+        split=split,
+        max_minutes=options.max_minutes,
+        resume=options.resume is not False,
+    )
+    _say(f"{len(history)} of {recipe.training.epochs} epochs are done; best weights: {run.best}")
+    return 0
+
+
+def _recipe_of(options: argparse.Namespace, run: RunFolder) -> Recipe:
+    """Take the recipe asked for, else the run's own, else the default."""
+    if options.recipe is None and run.settings.exists():
+        return Recipe.load(run.settings)
+    return get_recipe(options.recipe or DEFAULT_RECIPE)
+
+
+def _refuse_other_grid(prepared_case: Path, recipe: Recipe) -> None:
+    from bratskit.preprocess.store import read_receipt
+
+    made_with = read_receipt(prepared_case).get("settings", {}).get("geometry")
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
+    if made_with is not None and made_with != wanted:
+        msg = (
+            f"PREPARED must be made with the geometry of recipe {recipe.name!r}, {wanted}; "
+            f"got {made_with}. Run `bratskit prepare DATA {prepared_case.parent} "
+            f"--recipe {recipe.name}` or train with the recipe it was prepared for."
+        )
+        raise ValueError(msg)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from bratskit.cases import find_cases
+
+    cases = find_cases(options.dir, schema=options.edition)
+    RunFolder(options.out).create()
+
+    from bratskit.networks import load_checkpoint, saved_model
+    from bratskit.predict import predict_folder
+
+    model = load_checkpoint(options.model or saved_model())
+    written = predict_folder(cases, options.out, model=model, edition=options.edition)
+    _say(f"{len(written)} masks in {options.out}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from bratskit.evaluate import Scores, evaluate_paths
+
+    if options.out is not None:
+        RunFolder(options.out.absolute().parent).create()
+    scores = Scores()
+    for rule in CONVENTIONS[options.convention]:
+        scores += evaluate_paths(
+            options.pred, options.truth, edition=options.edition, empty_rule=rule
+        )
+    _say(str(scores))
+    if options.out is not None:
+        scores.save(options.out)
+        _say(f"Scores: {options.out}")
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    if not options.dir.is_dir():
+        msg = f"RUN must be a run folder; got {options.dir}. Make one with `bratskit demo`."
+        raise FileNotFoundError(msg)
+    from bratskit.visualize.report import write_report
+
+    _say(f"Report: {write_report(RunFolder(options.dir))}")
+    return 0
+
+
+DEFAULT_RECIPE = "laptop"
+CONVENTIONS = {"brats": ("brats",), "nan-dropped": ("nan",), "all": ("brats", "nan")}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="bratskit", description=bratskit.__doc__)
+    parser.add_argument("--version", action="version", version=f"bratskit {bratskit.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    def command(name: str, run: object, text: str, *folders: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        for folder in folders:
+            added.add_argument(folder.lower(), metavar=folder, type=Path)
+        return added
+
+    def recipe(added: argparse.ArgumentParser, default: str | None, text: str) -> None:
+        help_text = f"{text}; one of {', '.join(RECIPES)}"
+        added.add_argument("--recipe", metavar="NAME", default=default, help=help_text)
+
+    def edition(added: argparse.ArgumentParser, text: str) -> None:
+        added.add_argument(
+            "--edition", metavar="NAME", default="brats2017-2021", choices=SCHEMAS, help=text
+        )
+
+    demo = command("demo", _demo, "Run notebooks 01-05 and show scores and report.")
+    demo.add_argument("--data", metavar="DIR", type=Path, help="BraTS cases; phantoms if left out")
+    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
+    recipe(demo, None, "tiny for phantoms, laptop for real cases")
+
+    check = command("check", _check, "Look a folder of cases over; exit 1 on problems.", "DIR")
+    check.add_argument("--json", action="store_true", help="findings as JSON on stdout")
+    edition(check, "edition of the masks")
+
+    phantom = command("phantom", _phantom, "Make phantoms with exact truth.", "OUT")
+    phantom.add_argument("--cases", metavar="N", type=int, required=True)
+    phantom.add_argument("--seed", metavar="S", type=int, default=0)
+    phantom.add_argument("--spacing", metavar="MM", type=float, nargs=3, default=(1.0, 1.0, 1.0))
+    edition(phantom, "edition to write the masks in")
+
+    prepare = command("prepare", _prepare, "Turn cases into arrays for training.", "DIR", "OUT")
+    prepare.add_argument("--workers", metavar="N", type=int)
+    recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")
+    edition(prepare, "edition of the masks")
+
+    train = command("train", _train, "Train, going on where an earlier call stopped.", "PREPARED")
+    train.add_argument("out", metavar="RUN", type=Path)
+    train.add_argument("--max-minutes", metavar="M", type=float, help="length of this session")
+    train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="insist on a checkpoint to go on from; --no-resume throws an earlier one away",
+    )
+    recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")
+
+    predict = command("predict", _predict, "Write a mask for every case.", "DIR", "OUT")
+    predict.add_argument("--model", metavar="PATH", type=Path, help="default: the shipped network")
+    edition(predict, "edition to write the masks in")
+
+    evaluate = command("evaluate", _evaluate, "Score masks against masks.", "PRED", "TRUTH")
+    evaluate.add_argument("--out", metavar="CSV", type=Path, help="also write the rows here")
+    evaluate.add_argument("--convention", choices=CONVENTIONS, default="brats")
+    edition(evaluate, "edition of both folders")
+
+    report = command("report", _report, "Write one HTML page about a run.")
+    report.add_argument("dir", metavar="RUN", type=Path)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

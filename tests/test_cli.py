@@ -1,0 +1,240 @@
+"""The shell offers what the notebooks call; bad input is one line, exit 2 and nothing written."""
+
+import dataclasses
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bratskit.cli import main
+from bratskit.settings import RECIPES, GeometrySettings, NetworkSettings, Recipe, TrainingSettings
+
+NANO = Recipe(
+    name="nano",
+    geometry=GeometrySettings(spacing_mm=None),
+    network=NetworkSettings(channels=(4, 8)),
+    training=TrainingSettings(
+        patch_vox=(16, 16, 16), epochs=2, steps_per_epoch=2, validate_every=1, augment=False
+    ),
+)
+
+
+@pytest.fixture
+def data(tmp_path, write_case):
+    """Return a folder of four small cases."""
+    for number in range(4):
+        write_case(tmp_path / "data", f"BraTS20_Training_{number:03d}")
+    return tmp_path / "data"
+
+
+@pytest.fixture(autouse=True)
+def _nano(monkeypatch):
+    monkeypatch.setitem(RECIPES, "nano", NANO)
+
+
+def run(capsys, *words):
+    """Run a command; return its exit code, stdout and stderr."""
+    code = main([str(word) for word in words])
+    said = capsys.readouterr()
+    return code, said.out, said.err
+
+
+def refused(capsys, *words):
+    """Return what a command refuses its input with: one line, or one for each broken case."""
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    said = [line for line in err.splitlines() if line.startswith(f"bratskit {words[0]}: ")]
+    assert 1 <= len(said) <= 2
+    assert "Traceback" not in err
+    return "\n".join(said)
+
+
+def test_a_folder_walks_from_scans_to_scores(data, tmp_path, capsys):
+    prepared, results = tmp_path / "prepared", tmp_path / "run"
+    code, out, _ = run(capsys, "prepare", data, prepared, "--recipe", "nano")
+    assert (code, out.splitlines()[-1]) == (0, f"4 cases prepared in {prepared}")
+    code, out, _ = run(capsys, "train", prepared, results, "--recipe", "nano")
+    assert code == 0
+    assert "2 of 2 epochs are done" in out
+    assert {"settings.json", "split.json", "last.pt", "best.pt", "history.jsonl"} <= {
+        path.name for path in results.iterdir()
+    }
+    masks, table = tmp_path / "masks", tmp_path / "scores.csv"
+    code, out, _ = run(capsys, "predict", data, masks, "--model", results / "best.pt")
+    assert (code, len(list(masks.glob("*.nii.gz")))) == (0, 4)
+    code, out, _ = run(capsys, "evaluate", masks, data, "--out", table, "--convention", "all")
+    assert code == 0
+    assert "WT" in out
+    assert len(table.read_text().splitlines()) == 1 + 4 * 6 * 2
+
+
+def test_truth_scored_against_itself_is_perfect(data, tmp_path, capsys):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for path in data.glob("*/*_seg.nii.gz"):
+        (masks / path.name.replace("_seg", "")).write_bytes(path.read_bytes())
+    code, out, _ = run(capsys, "evaluate", masks, data)
+    assert code == 0
+    assert out.count("1.000 [1.000, 1.000]") == 3 or out.count("1.000") >= 3
+
+
+def test_the_same_train_command_goes_on_and_another_recipe_is_refused(
+    data, tmp_path, capsys, monkeypatch
+):
+    prepared, results = tmp_path / "prepared", tmp_path / "run"
+    run(capsys, "prepare", data, prepared, "--recipe", "nano")
+    run(capsys, "train", prepared, results, "--recipe", "nano", "--max-minutes", "1e-9")
+    assert len((results / "history.jsonl").read_text().splitlines()) == 1
+    changed = dataclasses.replace(NANO, network=NetworkSettings(channels=(4, 6)))
+    monkeypatch.setitem(RECIPES, "other", changed)
+    assert "channels" in refused(capsys, "train", prepared, results, "--recipe", "other")
+    code, out, _ = run(capsys, "train", prepared, results)
+    assert (code, "2 of 2 epochs are done" in out) == (0, True)
+
+
+def test_prepared_cases_of_another_grid_are_refused(data, tmp_path, capsys):
+    run(capsys, "prepare", data, tmp_path / "prepared", "--recipe", "nano")
+    said = refused(capsys, "train", tmp_path / "prepared", tmp_path / "run", "--recipe", "tiny")
+    assert "must be made with the geometry of recipe 'tiny'" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_insists_on_a_checkpoint(data, tmp_path, capsys):
+    run(capsys, "prepare", data, tmp_path / "prepared", "--recipe", "nano")
+    said = refused(
+        capsys, "train", tmp_path / "prepared", tmp_path / "run", "--recipe", "nano", "--resume"
+    )
+    assert "last.pt to go on from" in said
+
+
+def test_check_exits_0_on_clean_folders_and_1_on_problems(data, capsys):
+    code, out, _ = run(capsys, "check", data)
+    assert code == 0, out
+    next(data.glob("*/*_t2.nii.gz")).unlink()
+    code, out, _ = run(capsys, "check", data, "--json")
+    findings = json.loads(out)
+    assert code == 1
+    assert any("t2" in item["what"] + item["where"] for item in findings)
+    assert all(item["mend"] for item in findings)
+
+
+# -- refusals: each breaks one thing in one case and prepares the folder
+
+
+def first(data, kind):
+    return sorted(data.glob(f"*/*_{kind}.nii.gz"))[0]
+
+
+def leave_out_a_modality(data):
+    first(data, "t1ce").unlink()
+
+
+def truncate(data):
+    path = first(data, "flair")
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def put_mask_on_another_grid(data):
+    path = first(data, "seg")
+    nib.save(nib.Nifti1Image(np.zeros((24, 28, 19), np.uint8), np.diag([-1.0, -1, 1, 1])), path)
+
+
+def label_with_a_seven(data):
+    path = first(data, "seg")
+    mask = nib.load(path)
+    values = np.asarray(mask.dataobj).copy()
+    values[12, 14, 10] = 7
+    nib.save(nib.Nifti1Image(values, mask.affine, mask.header), path)
+
+
+def replace_by_text(data):
+    with gzip.open(first(data, "t1"), "wb") as file:
+        file.write(b"no image at all")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (leave_out_a_modality, "t1ce"),
+        (truncate, "flair"),
+        (put_mask_on_another_grid, "(24, 28, 19)"),
+        (label_with_a_seven, "[7]"),
+        (replace_by_text, "t1"),
+    ],
+)
+def test_damaged_cases_are_refused_by_name(data, tmp_path, capsys, damage, named):
+    damage(data)
+    said = refused(capsys, "prepare", data, tmp_path / "prepared", "--recipe", "nano")
+    assert "BraTS20_Training_000" in said
+    assert named in said
+    assert "BraTS20_Training_000" not in {path.name for path in tmp_path.glob("prepared/*")}
+
+
+@pytest.mark.parametrize("command", ["prepare", "predict"])
+def test_an_unwritable_output_folder_is_refused_before_any_work(data, tmp_path, capsys, command):
+    (tmp_path / "file").write_text("in the way")
+    said = refused(capsys, command, data, tmp_path / "file" / "out")
+    assert "must be writable" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["prepare", "/no/such", "out"], "/no/such"),
+        (["evaluate", "/no/such", "/no/such"], "/no/such"),
+        (["predict", "/no/such", "out"], "/no/such"),
+        (["report", "/no/such"], "/no/such"),
+        (["train", "/no/such", "out"], "bratskit prepare"),
+        (["demo", "--recipe", "huge"], "tiny"),
+        (["demo", "--data", "/no/such"], "/no/such"),
+        (["phantom", "out", "--cases", "0"], "n_cases"),
+    ],
+)
+def test_what_does_not_exist_is_named_and_nothing_is_made(
+    tmp_path, capsys, monkeypatch, words, named
+):
+    monkeypatch.chdir(tmp_path)
+    assert named in refused(capsys, *words)
+    assert not any((tmp_path / "out").glob("*"))
+
+
+@pytest.mark.parametrize(
+    "words", [["train"], ["no-such-command"], ["phantom", "out", "--cases", "x"]]
+)
+def test_bad_arguments_are_one_line_too(capsys, words):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    err = capsys.readouterr().err
+    assert (stop.value.code, err.count("\n")) == (2, 1)
+
+
+def test_a_traceback_is_there_for_who_asks(monkeypatch):
+    monkeypatch.setenv("BRATSKIT_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError, match="must exist"):
+        main(["prepare", "/no/such", "out"])
+
+
+def test_ctrl_c_is_one_line_that_says_how_to_go_on(tmp_path):
+    code = (
+        "import bratskit.cli as cli\n"
+        "def sleep(_):\n"
+        "    import time; print('asleep', flush=True); time.sleep(60)\n"
+        "cli._report = sleep\n"
+        f"raise SystemExit(cli.main(['report', {str(tmp_path)!r}]))"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stdout.readline() == "asleep\n"
+        os.kill(command.pid, signal.SIGINT)
+        _, err = command.communicate(timeout=20)
+    assert (command.returncode, err) == (
+        130,
+        "bratskit report: stopped; the same command goes on from there\n",
+    )
