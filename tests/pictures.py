@@ -1,13 +1,14 @@
 """Make a small scan in memory whose every picture can be worked out by hand."""
 
 import io
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from bratskit.cases.case import Scan
-from bratskit.labels import get_schema
+from bratskit.labels import MODALITIES, get_schema
 
 
 def small_scan(
@@ -35,6 +36,16 @@ def small_scan(
         header=nib.Nifti1Header(),
         disk_affine=affine,
     )
+
+
+def write_scan(scan: Scan, folder: Path) -> None:
+    """Write a scan as a BraTS 2017-2021 case of uncompressed files."""
+    place = folder / scan.id
+    place.mkdir(parents=True)
+    on_disk = np.array([scan.schema.to_source[label] for label in range(4)], dtype=np.uint8)
+    files = dict(zip(MODALITIES, scan.image, strict=True)) | {"seg": on_disk[scan.labels]}
+    for name, array in files.items():
+        nib.save(nib.Nifti1Image(array, scan.affine), place / f"{scan.id}_{name}.nii")
 
 
 def pixels(png: bytes) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from bratskit.visualize.curves import draw_history, draw_scores
 from bratskit.visualize.figures import draw_comparison, draw_modalities, draw_overlay, draw_slices
+from bratskit.visualize.flythrough import write_flythrough
 from bratskit.visualize.frame import Picture
+from bratskit.visualize.report import pick_cases, write_report
 from bratskit.visualize.slices import error_map
 from bratskit.visualize.viewer import SliceViewer
 
@@ -16,4 +18,7 @@ __all__ = [
     "draw_scores",
     "draw_slices",
     "error_map",
+    "pick_cases",
+    "write_flythrough",
+    "write_report",
 ]

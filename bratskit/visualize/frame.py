@@ -44,10 +44,10 @@ class Picture(Figure):
     and store in about half the bytes.
     """
 
-    def to_png(self) -> bytes:
-        """Return the figure as a palette PNG."""
+    def to_png(self, *, dpi: float = PAPER_DPI) -> bytes:
+        """Return the figure as a palette PNG of `dpi` pixels an inch."""
         full, small = io.BytesIO(), io.BytesIO()
-        self.savefig(full, format="png")
+        self.savefig(full, format="png", dpi=dpi)
         rgb = Image.open(full).convert("RGB")
         pixels = np.asarray(rgb)
         picture = rgb.quantize(palette=_palette(pixels), dither=Image.Dither.NONE)

@@ -29,6 +29,7 @@ class Palette:
         fills: RGB of each fill code, codes from 1 upwards.
         outlines: RGB of each outline code.
         opacity: Of the fills, 0 to 1.
+        n_grey: Grey levels; fewer pack smaller.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class Palette:
         outlines: Mapping[int, Rgb] = LABEL_COLOURS,
         *,
         opacity: float = 0.5,
+        n_grey: int = 96,
     ) -> None:
-        self.n_grey = 96
-        self.n_tint = (256 - self.n_grey - len(outlines)) // len(fills)
+        self.n_grey = n_grey
+        self.n_tint = min(n_grey, (256 - n_grey - len(outlines)) // len(fills))
         self.first_outline = self.n_grey + self.n_tint * len(fills)
         grey = np.linspace(0, 255, self.n_grey)[:, None].repeat(3, axis=1)
         under = np.linspace(0, 255, self.n_tint)[:, None]
