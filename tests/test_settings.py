@@ -1,0 +1,84 @@
+"""Settings say no to what cannot work, by name, and survive the way to disk and back."""
+
+import dataclasses
+import json
+
+import pytest
+
+from bratskit.settings import (
+    RECIPES,
+    GeometrySettings,
+    InferenceSettings,
+    NetworkSettings,
+    Recipe,
+    TrainingSettings,
+    get_recipe,
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=lambda recipe: recipe.name)
+def test_a_recipe_survives_the_disk(recipe, tmp_path):
+    recipe.save(tmp_path / "settings.json")
+    assert Recipe.load(tmp_path / "settings.json") == recipe
+    assert RECIPES[recipe.name] is recipe
+
+
+def test_an_unknown_setting_is_refused_by_name_and_place():
+    values = get_recipe("tiny").to_dict()
+    values["training"]["epoch"] = 3
+    with pytest.raises(ValueError, match=r"recipe\.training has no setting \['epoch'\].*'epochs'"):
+        Recipe.from_dict(values)
+
+
+def test_lists_of_json_come_back_as_tuples():
+    values = json.loads(json.dumps(get_recipe("laptop").to_dict()))
+    assert Recipe.from_dict(values).training.patch_vox == (80, 80, 80)
+
+
+def test_a_setting_is_overridden_without_touching_the_recipe():
+    before = get_recipe("tiny")
+    after = dataclasses.replace(before, seed=7)
+    assert (before.seed, after.seed, after.network) == (0, 7, before.network)
+
+
+def test_settings_cannot_be_changed_in_place():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        get_recipe("tiny").seed = 1
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: GeometrySettings(spacing_mm=(1.0, 0.0, 1.0)), r"positive; got \(1.0, 0.0, 1.0\)"),
+        (lambda: GeometrySettings(size_vox=(8, 64, 64)), r"at least 16 .*got \(8, 64, 64\)"),
+        (lambda: NetworkSettings(channels=(8,)), r"at least two levels; got \(8,\)"),
+        (lambda: NetworkSettings(dropout=1.0), r"dropout must be in \[0, 1\); got 1.0. Try"),
+        (lambda: TrainingSettings(batch=0), "batch must be at least 1; got 0"),
+        (lambda: TrainingSettings(accumulate=0), "accumulate must be at least 1"),
+        (lambda: TrainingSettings(tumour_share=1.5), r"tumour_share must be in \[0, 1\]; got 1.5"),
+        (lambda: TrainingSettings(learning_rate=0.0), "learning_rate must be positive; got 0.0"),
+        (lambda: InferenceSettings(overlap=1.0), r"overlap must be in \[0, 1\); got 1.0"),
+        (lambda: Recipe(name="a", modalities=("t1", "t1")), "distinct names from .*'t1ce'"),
+        (lambda: Recipe(name="a", modalities=("t1gd",)), "distinct names from .*got .'t1gd'"),
+    ],
+)
+def test_what_cannot_work_is_refused(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_a_patch_that_does_not_halve_often_enough_names_the_nearest():
+    training = TrainingSettings(patch_vox=(60, 64, 72))
+    said = r"training\.patch_vox must be multiples of 16; got \(60, 64, 72\)\. Nearest: \(64, 64, "
+    with pytest.raises(ValueError, match=said):
+        Recipe(name="a", training=training)
+
+
+def test_multiples_follow_from_the_levels():
+    assert NetworkSettings(channels=(4, 8)).multiple_vox == 2
+    assert NetworkSettings(channels=(4, 8, 16, 32)).multiple_vox == 8
+
+
+def test_an_unknown_recipe_lists_those_that_exist():
+    with pytest.raises(ValueError, match=r"one of \['laptop', 'tiny', .*got 'huge'"):
+        get_recipe("huge")
