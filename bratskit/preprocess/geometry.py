@@ -21,10 +21,6 @@ Triple = tuple[int, int, int]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Interpolation = Literal["linear", "nearest"]
 
-# A header spacing this close to the wanted one is the wanted one: over the 240 voxels of a BraTS
-# axis the error stays under a quarter of a voxel, and float32 headers (0.99999994) stay a no-op.
-SAME_SPACING = 1e-3
-
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -75,7 +71,8 @@ class Geometry:
         Args:
             scan: The scan, or its brain mask `(I, J, K)` bool where that is known already.
             settings: Wanted spacing and size. `size_vox` has the last word: 1 mm and then
-                128^3 is one resample, not two.
+                128^3 is one resample, not two. A spacing is met to the nearest whole voxel of the
+                box, so 1 mm data asked to be 1 mm is not resampled.
             affine: Voxel to world of a mask's grid, mm; taken from the scan otherwise.
 
         Raises:
@@ -226,11 +223,10 @@ def _prepared_shape(
     lengths = [stop - start for start, stop in box]
     if settings.spacing_mm is None:
         return _triple(lengths)
-    factors = spacing_native_mm / np.array(settings.spacing_mm)
-    return _triple(
-        length if abs(factor - 1) <= SAME_SPACING else max(1, round(length * factor))
-        for length, factor in zip(lengths, factors, strict=True)
-    )
+    # Whole voxels are the tolerance: a header's 0.99999994 or 1.002 mm moves no face of the box by
+    # half a voxel, so the data is at the wanted spacing already and passes untouched.
+    wanted = lengths * spacing_native_mm / np.array(settings.spacing_mm)
+    return _triple(max(1, round(float(length))) for length in wanted)
 
 
 def _resize(image: NDArray[np.float32], shape: Triple) -> NDArray[np.float32]:
