@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from training import fill_store, make_prepared, small_recipe, small_split
+from training import fill_store, make_prepared, small_recipe, small_split, weight_hash
 
 from bratskit.networks import UNet, load_checkpoint, save_checkpoint
 from bratskit.runtime import RunFolder
@@ -89,8 +89,9 @@ def test_gradients_are_zeroed_between_steps(tiny_unet):
     assert torch.allclose(gradients(tiny_unet), first, rtol=1e-3, atol=1e-6)
 
 
-def test_the_gradient_is_clipped_to_its_norm(tiny_unet):
-    make_learner(tiny_unet, clip_norm=0.01).step([make_batch(1)])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16: only after it was unscaled
+def test_the_gradient_is_clipped_to_its_norm(precision: str, tiny_unet):
+    make_learner(tiny_unet, clip_norm=0.01, precision=precision).step([make_batch(1)])
     assert gradients(tiny_unet).norm().item() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -143,6 +144,10 @@ def test_a_run_leaves_history_last_and_best(store, tmp_path, capsys):
     )
     assert seen == [1, 2, 3, 4]
     assert [row["step"] for row in history] == [3, 6, 9, 12]
+    rate = {"total": 12, "peak": 1e-3, "warmup": 0.05}
+    assert history.column("lr") == pytest.approx(
+        [learning_rate(at, **rate) for at in (2, 5, 8, 11)]
+    )
     assert np.isnan(history.column("dice_mean")).tolist() == [True, False, True, False]
     assert history[1]["dice_grid"] == "prepared"
     assert [json.loads(line) for line in run.history.read_text().splitlines()] == list(history)
@@ -160,6 +165,15 @@ def test_the_last_epoch_is_validated_even_when_not_due(store, tmp_path):
     recipe = small_recipe(epochs=3, validate_every=2, steps_per_epoch=1)
     history = train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
     assert history[-1]["dice_mean"] is not None
+
+
+def test_without_validation_patients_the_last_epoch_is_the_best(store, tmp_path):
+    folder, ids = store
+    split = dataclasses.replace(small_split(ids), validation=())
+    run = RunFolder(tmp_path / "run")
+    history = train(folder, run, recipe=small_recipe(epochs=2, steps_per_epoch=1), split=split)
+    assert np.isnan(history.column("dice_mean")).all()
+    assert weight_hash(run.best) == weight_hash(run.last)
 
 
 def test_the_same_seed_gives_the_same_history(store, tmp_path):

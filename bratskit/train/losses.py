@@ -24,11 +24,12 @@ def dice_ce_loss(
 
     * **Dice is taken per patch, then averaged.** The loss of a batch is then exactly the mean of
       the losses of its parts, so that four accumulated batches of one equal one batch of four.
-    * **A class absent from a patch has no Dice term.** Its Dice is `eps / (P + eps)`: with a tiny
-      eps it reads 1 whatever is predicted and its gradient vanishes; with a large one the gradient
-      of a single voxel is `eps / (P + eps)**2`, near `P = 0` thousands of times that of
-      cross-entropy, so that patches without enhancing tumour would teach "never enhancing".
-      Cross-entropy alone punishes tumour invented there, smoothly and voxel by voxel.
+    * **A class absent from a patch has no Dice term.** Its Dice would be `eps / (P + eps)`. With
+      a tiny eps that reads 0 whatever is predicted, without a gradient: the term only shifts the
+      loss. With an eps of a voxel its slope `eps / (P + eps)**2` vanishes while much is invented
+      and grows to 1 a voxel as P nears 0, against `1 / N` from cross-entropy: a 64^3 patch
+      without enhancing tumour would then press every last doubt to 0, 87,000 times (N / 3) as
+      hard as cross-entropy does. Left to cross-entropy, invented tumour costs evenly.
 
     Args:
         logits: Scores `(B, L, I, J, K)` before softmax, any float type; class 0 is background.

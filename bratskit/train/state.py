@@ -85,7 +85,7 @@ def refuse_other_settings(
         "split.validation": sorted(split.validation),
     }
     for name, value in asked.items():
-        if begun.get(name) != value:
+        if name != "name" and begun.get(name) != value:
             msg = (
                 f"{name} must be {_short(begun.get(name))}, as the run in {run.path} was begun; "
                 f"got {_short(value)}. Choose another run folder, or pass resume=False "
