@@ -58,21 +58,22 @@ def recipe():
 
 @pytest.fixture
 def truth(rng):
-    """Scatter all four labels over an off-centre brain box; internal integers, disk grid."""
-    labels = np.zeros(SHAPE, dtype=np.uint8)
-    labels[2:11, 3:17, 1:8] = rng.integers(0, 4, (9, 14, 7))
-    return labels
+    """Scatter all four labels over an off-centre brain; internal integers, disk grid."""
+    return np.where(brain(), rng.integers(0, 4, SHAPE), 0).astype(np.uint8)
+
+
+def brain():
+    """Mark a box off the middle of the grid, with a corner missing and a hole in it."""
+    mask = np.zeros(SHAPE, dtype=bool)
+    mask[2:11, 3:17, 1:8] = True
+    mask[2:4, 3:6, 1:3] = mask[6, 9:11, 4] = False
+    return mask
 
 
 def readable_image(labels):
     """Draw four channels of which channel c lights up where the label is c."""
-    image = np.zeros((4, *labels.shape), dtype=np.int16)
-    brain = np.zeros(labels.shape, dtype=bool)
-    brain[2:11, 3:17, 1:8] = True
-    for channel in range(4):
-        image[channel, brain] = 100
-        image[channel, brain & (labels == channel)] = 300
-    return image
+    lit = labels == np.arange(4)[:, None, None, None]
+    return np.where(brain(), np.where(lit, 300, 100), 0).astype(np.int16)
 
 
 @pytest.fixture
@@ -235,7 +236,7 @@ def test_only_the_unfinished_mask_is_made_again(cohort, model, tmp_path, damage)
 
 
 def test_another_model_another_edition_or_other_settings_make_new_masks(cohort, model, tmp_path):
-    paths = predict_folder(cohort[:1], tmp_path / "out", model=model)
+    out = tmp_path / "out"
     inference = replace(model.recipe.inference, mode="window")
     changes = [
         {"model": replace(model, checksum="other")},
@@ -243,10 +244,9 @@ def test_another_model_another_edition_or_other_settings_make_new_masks(cohort, 
         {"model": replace(model, recipe=replace(model.recipe, inference=inference))},
     ]
     for change in changes:
-        before = times(paths)
-        predict_folder(cohort[:1], tmp_path / "out", **change)
-        assert times(paths) != before
-    receipt = json.loads((tmp_path / "out" / f"{cohort[0].id}.json").read_text())
+        before = times(predict_folder(cohort[:1], out, model=model))
+        assert times(predict_folder(cohort[:1], out, **change)) != before
+    receipt = json.loads((out / f"{cohort[0].id}.json").read_text())
     assert receipt["inference"]["mode"] == "window"
 
 
