@@ -15,6 +15,7 @@ import torch
 from training import fill_store, small_recipe, small_split, weight_hash
 
 from bratskit.runtime import RunFolder
+from bratskit.settings import Recipe
 from bratskit.train import History, Learner, train
 
 TESTS = Path(__file__).parent
@@ -28,6 +29,7 @@ torch.set_num_threads(1)
 from training import small_recipe, small_split
 from bratskit.preprocess import list_prepared
 from bratskit.runtime import RunFolder
+from bratskit.settings import Recipe
 from bratskit.train import train
 folder = Path({folder!r})
 train(folder, RunFolder(Path({run!r})), recipe=small_recipe(dropout=0.2, epochs={epochs}),
@@ -144,10 +146,8 @@ def test_a_session_that_is_over_stops_with_a_checkpoint_and_says_how_to_go_on(
 ):
     run = RunFolder(tmp_path / "run")
     assert len(go(store, run, max_minutes=0)) == 1
-    assert (
-        f"bratskit train {store[0]} {run.path} --recipe small --resume" in capsys.readouterr().out
-    )
-    assert len(go(store, run)) == 4
+    assert f"bratskit train {store[0]} {run.path} --resume" in capsys.readouterr().out
+    assert len(go(store, run, recipe=Recipe.load(run.settings))) == 4
 
 
 def test_another_setting_is_refused_by_name(store, tmp_path):

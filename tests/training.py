@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bratskit.cases.split import Split
+from bratskit.cases import Split
 from bratskit.networks import load_checkpoint
 from bratskit.preprocess import Geometry, Prepared, save_prepared
 from bratskit.settings import InferenceSettings, NetworkSettings, Recipe, TrainingSettings

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bratskit.cases.split import Split
+from bratskit.cases import Split
 from bratskit.labels import LABELS, REGIONS
 from bratskit.networks import build_network, load_checkpoint, save_checkpoint
 from bratskit.preprocess import list_prepared, open_prepared
-from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything
+from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
 from bratskit.train.patches import PatchSampler
@@ -117,6 +117,7 @@ class _Session:
             self.card = make_card(self.recipe, self.split, start)
             if start:
                 self.learner.network.load_state_dict(start.network.state_dict())
+            write_atomically(self.run.settings, self.recipe.save)  # so that the shell can go on
             return
         last = load_checkpoint(self.run.last)
         refuse_other_settings(
@@ -210,10 +211,7 @@ class _Session:
         if not self.history:
             return "No epoch was finished; starting again begins anew."
         folders = shlex.join([str(self.prepared_dir), str(self.run.path)])
-        return (
-            f"Go on by calling train again, or: bratskit train {folders} "
-            f"--recipe {self.recipe.name} --resume"
-        )
+        return f"Go on by calling train again, or: bratskit train {folders} --resume"
 
 
 def _refuse_unprepared(prepared_dir: Path, split: Split) -> None:

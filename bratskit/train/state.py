@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bratskit.cases.split import Split, patient_of
+from bratskit.cases import Split, patient_of
 from bratskit.networks import Checkpoint, load_checkpoint, save_checkpoint, saved_model
 from bratskit.runtime import RunFolder
 from bratskit.settings import Recipe
