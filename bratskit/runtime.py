@@ -47,6 +47,7 @@ class RunFolder:
 
     settings = property(lambda self: self.path / "settings.json", doc="The recipe of the run.")
     split = property(lambda self: self.path / "split.json", doc="Patients of each part.")
+    source = property(lambda self: self.path / "source.json", doc="Where the cases come from.")
     cases = property(lambda self: self.path / "cases", doc="Phantom cohort, where one was made.")
     prepared = property(lambda self: self.path / "prepared", doc="One prepared folder a case.")
     history = property(lambda self: self.path / "history.jsonl", doc="One row an epoch.")

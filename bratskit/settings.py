@@ -228,10 +228,25 @@ def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.An
 
 # "tiny" sees the whole brain at 2 mm, so that a laptop CPU learns in minutes; what that costs
 # small lesions is the ceiling that notebook 01 draws. "laptop" keeps 1 mm and cuts patches.
-# "unet-a" is reference pipeline A of the project's brief.
+# "unet-a" is reference pipeline A of the project's brief. "smoke" learns next to nothing: it shows
+# in seconds that everything runs.
 RECIPES = {
     recipe.name: recipe
     for recipe in (
+        Recipe(
+            name="smoke",
+            geometry=GeometrySettings(spacing_mm=(4.0, 4.0, 4.0)),
+            network=NetworkSettings(channels=(4, 8, 16)),
+            training=TrainingSettings(
+                patch_vox=(32, 32, 32),
+                batch=2,
+                epochs=4,
+                steps_per_epoch=10,
+                validate_every=2,
+                learning_rate=3e-3,
+            ),
+            inference=InferenceSettings(mode="single", window_vox=(32, 32, 32)),
+        ),
         Recipe(
             name="tiny",
             geometry=GeometrySettings(spacing_mm=(2.0, 2.0, 2.0)),

@@ -1,12 +1,15 @@
 """Run many things: notebooks through papermill, and the five of them as one demo."""
 
+from bratskit.jobs.begin import Run, begin_run
 from bratskit.jobs.notebooks import find_notebooks, run_notebook
 from bratskit.jobs.parameters import check_parameters, read_parameters
 from bratskit.jobs.status import Status, read_status, status_path
 from bratskit.jobs.structure import check_structure
 
 __all__ = [
+    "Run",
     "Status",
+    "begin_run",
     "check_parameters",
     "check_structure",
     "find_notebooks",

@@ -1,0 +1,142 @@
+"""Open a run folder from any notebook: find or make its cases, split them, prepare them, once."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from bratskit.cases import Case, Split, find_cases, has_et, make_cohort, make_split
+from bratskit.preprocess import prepare_cohort
+from bratskit.runtime import RunFolder, write_atomically
+from bratskit.settings import Recipe, get_recipe
+
+__all__ = ["Run", "begin_run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What every notebook starts from.
+
+    Attributes:
+        folder: Where files are handed over.
+        recipe: Every setting of the run.
+        cases: All cases, by id.
+        split: Which case belongs to which part.
+        is_phantom: Whether the cases were made here.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    cases: dict[str, Case]
+    split: Split
+    is_phantom: bool
+
+    def part(self, name: str) -> list[Case]:
+        """List the cases of "train", "validation" or "test"."""
+        return [self.cases[case_id] for case_id in getattr(self.split, name)]
+
+
+def begin_run(
+    run_dir: Path | str,
+    *,
+    data_dir: Path | str = "",
+    recipe_name: str = "tiny",
+    n_cases: int = 16,
+    seed: int = 0,
+    epochs: int = 0,
+    phantom_spacing_mm: float = 1.0,
+    is_prepared: bool = True,
+) -> Run:
+    """Open a run folder, doing only what is not done yet.
+
+    A new folder gets its settings, its cases (phantoms where `data_dir` is empty), a split by
+    patient and prepared arrays. A folder that has them keeps them: the files decide, so that
+    notebooks opened in any order agree.
+
+    Args:
+        run_dir: Run folder, made if absent.
+        data_dir: Folder of BraTS cases; empty makes phantoms.
+        recipe_name: Recipe of a new run.
+        n_cases: Phantoms to make.
+        seed: Of the phantoms, the split and the training.
+        epochs: Epochs of a new run; 0 takes the recipe's.
+        phantom_spacing_mm: Voxel size of the phantoms, mm; coarse ones are made faster.
+        is_prepared: Whether to prepare the cases too.
+
+    Raises:
+        ValueError: The folder was begun with another recipe or other data; says which.
+        FileNotFoundError: `data_dir` holds no case.
+        PermissionError: The folder cannot be written to.
+    """
+    folder = RunFolder(Path(run_dir).expanduser()).create()
+    source = {"data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else ""}
+    if not data_dir:
+        source |= {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
+    recipe = _settle(folder, source, _recipe(recipe_name, seed=seed, epochs=epochs))
+    cases = _cases(folder, source)
+    split = _split(folder, cases, seed=recipe.seed)
+    if is_prepared:
+        prepare_cohort(cases, folder.prepared, recipe=recipe)
+    return Run(
+        folder=folder,
+        recipe=recipe,
+        cases={case.id: case for case in cases},
+        split=split,
+        is_phantom=not data_dir,
+    )
+
+
+def _recipe(name: str, *, seed: int, epochs: int) -> Recipe:
+    recipe = dataclasses.replace(get_recipe(name), seed=seed)
+    if not epochs:
+        return recipe
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=epochs))
+
+
+def _settle(folder: RunFolder, source: dict[str, object], wanted: Recipe) -> Recipe:
+    """Keep the settings and source of a begun run, refusing others by name."""
+    if folder.source.exists() and folder.settings.exists():
+        begun = json.loads(folder.source.read_text(encoding="utf-8"))
+        recipe = Recipe.load(folder.settings)
+        for name, got, kept in (
+            ("recipe_name", wanted.name, recipe.name),
+            ("seed", wanted.seed, recipe.seed),
+            *((name, source.get(name), begun.get(name)) for name in sorted({*source, *begun})),
+        ):
+            if got != kept:
+                msg = (
+                    f"{name} must be {kept!r}, with which {folder.path} was begun; got {got!r}. "
+                    "Choose another run_dir, or delete that folder to begin anew."
+                )
+                raise ValueError(msg)
+        return recipe
+    write_atomically(folder.settings, wanted.save)
+    text = json.dumps(source, indent=2) + "\n"
+    write_atomically(folder.source, lambda path: path.write_text(text, encoding="utf-8"))
+    return wanted
+
+
+def _cases(folder: RunFolder, source: dict[str, object]) -> list[Case]:
+    if source["data_dir"]:
+        return find_cases(source["data_dir"], require_labels=True)
+    spacing_mm = float(source["spacing_mm"])
+    return make_cohort(
+        folder.cases,
+        n_cases=int(source["n_cases"]),
+        seed=int(source["seed"]),
+        spacing_mm=(spacing_mm, spacing_mm, spacing_mm),
+    )
+
+
+def _split(folder: RunFolder, cases: list[Case], *, seed: int) -> Split:
+    if not folder.split.exists():
+        make_split(cases, seed=seed, has_et=has_et(cases)).save(folder.split)
+    split = Split.load(folder.split)
+    strangers = {*split.train, *split.validation, *split.test} - {case.id for case in cases}
+    if strangers:
+        msg = (
+            f"{folder.split} must name cases of this run; got {sorted(strangers)[:3]} among "
+            f"{len(strangers)} others. Delete it to draw a new split."
+        )
+        raise ValueError(msg)
+    return split
