@@ -150,7 +150,7 @@ def test_two_predictions_of_one_case_are_refused(cohort, predictions):
 def test_a_file_against_a_folder_and_an_absent_path_are_refused(tmp_path, predictions):
     with pytest.raises(ValueError, match="both be files or both be folders"):
         evaluate_paths(predictions / "BraTS20_A.nii.gz", predictions)
-    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere, which does not exist\. Give PRED first"):
         evaluate_paths(predictions, tmp_path / "nowhere")
 
 

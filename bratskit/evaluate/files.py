@@ -156,7 +156,10 @@ def evaluate_paths(
     get_empty_rule(empty_rule)
     for name, path in (("pred", pred), ("truth", truth)):
         if not path.exists():
-            msg = f"{name} must be a mask file or a folder of them; {path} does not exist."
+            msg = (
+                f"{name} must be a mask file or a folder of them; got {path}, which does not "
+                "exist. Give PRED first and TRUTH second."
+            )
             raise FileNotFoundError(msg)
     if pred.is_dir() != truth.is_dir():
         msg = (
