@@ -3,6 +3,7 @@
 import gzip
 import zlib
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -238,6 +239,10 @@ def test_same_labels_give_the_same_file_and_nothing_is_left_beside_it(scan, tmp_
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["a.nii.gz", "b.nii.gz"]
 
 
+def test_scan_shows_its_shape_and_not_its_voxels(scan):
+    assert repr(scan) == "<Scan pat7: 4 x 7 x 5 x 6 voxels of 1 x 1 x 1 mm, labels brats2017-2021>"
+
+
 # ----------------------------------------------------------------------------------- refusals
 
 
@@ -381,3 +386,16 @@ def test_folder_that_cannot_be_written_is_refused(scan, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(PermissionError, match=r"output folder must be writable.* Choose another"):
         write_labels(scan.labels, tmp_path / "file" / "out.nii.gz", like=scan)
+
+
+def test_writing_that_fails_leaves_the_old_file_and_nothing_beside_it(scan, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    path = write_labels(scan.labels, tmp_path / "o" / "out.nii.gz", like=scan)
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(PermissionError, match="No space left on device"):
+        write_labels(np.zeros_like(scan.labels), path, like=scan)
+    assert path.read_bytes() == before
+    assert [file.name for file in path.parent.iterdir()] == ["out.nii.gz"]

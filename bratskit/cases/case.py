@@ -1,7 +1,7 @@
 """Hold one patient: `Case` is files on disk, `Scan` arrays in memory; neither is written to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
@@ -30,7 +30,7 @@ class Case:
     schema: LabelSchema
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Scan:
     """One patient in memory, on the scanner's own grid.
 
@@ -49,11 +49,17 @@ class Scan:
     labels: NDArray[np.uint8] | None
     affine: NDArray[np.float64]
     schema: LabelSchema
-    header: nib.Nifti1Header = field(repr=False)
-    disk_affine: NDArray[np.float64] = field(repr=False)
+    header: nib.Nifti1Header
+    disk_affine: NDArray[np.float64]
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size along I, J, K in mm."""
         lengths = np.linalg.norm(self.affine[:3, :3], axis=0)
         return float(lengths[0]), float(lengths[1]), float(lengths[2])
+
+    def __repr__(self) -> str:
+        shape = " x ".join(str(length) for length in self.image.shape[1:])
+        spacing = " x ".join(f"{length:g}" for length in self.spacing_mm)
+        mask = f"labels {self.schema.name}" if self.labels is not None else "no labels"
+        return f"<Scan {self.id}: {len(self.image)} x {shape} voxels of {spacing} mm, {mask}>"

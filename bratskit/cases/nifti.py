@@ -243,7 +243,6 @@ def _header_like(like: Scan, stored: NDArray[np.generic]) -> nib.Nifti1Header:
     header.set_data_shape(stored.shape)
     header["cal_min"] = header["cal_max"] = 0  # the display window of another volume
     header["vox_offset"] = 0  # nibabel fills it in
-    header.set_slope_inter(1, 0)
     return header
 
 
