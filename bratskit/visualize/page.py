@@ -10,7 +10,7 @@ STYLE = """
 :root { color-scheme: light; }
 * { box-sizing: border-box; }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; color: #1d2329;
-  background: #fff; max-width: 62rem; margin: 0 auto; padding: 1.2rem 1rem 3rem; }
+  background: #fff; max-width: 70rem; margin: 0 auto; padding: 1.2rem 1rem 3rem; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0.4rem 0 0.2rem; }
 h2 { font-size: 1.15rem; margin: 2.2rem 0 0.6rem; padding-bottom: 0.2rem;
   border-bottom: 1px solid #d8dde2; }
@@ -22,7 +22,7 @@ p { margin: 0.5rem 0; max-width: 46rem; }
 .tile { border: 1px solid #d8dde2; border-radius: 8px; padding: 0.6rem 0.9rem; min-width: 9rem;
   flex: 1 1 9rem; max-width: 16rem; }
 .tile b { display: block; font-size: 1.6rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
-.tile span { color: #5b6670; font-size: 0.82rem; }
+.tile span { color: #5b6670; font-size: 0.82rem; display: block; line-height: 1.35; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 0.8rem; margin: 0.4rem 0;
   font-variant-numeric: tabular-nums; }

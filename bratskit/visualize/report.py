@@ -109,18 +109,17 @@ def _headline(scores: Scores | None, method: str) -> str:
         known = [mean for mean in others if not math.isnan(mean)]
         beside = f"best baseline {max(known):.2f}" if known else "no baseline"
         dice = row.dice
-        spread = "" if math.isnan(dice.low) else f"95 % interval {dice.low:.2f}–{dice.high:.2f}, "
+        interval = f"<span>95 % interval {dice.low:.2f}–{dice.high:.2f}</span>"
+        spread = "" if math.isnan(dice.low) else interval
         tiles.append(
             f'<div class="tile">{row.name} Dice<b>{dice.mean:.2f}</b>'
-            f"<span>{spread}{beside}</span></div>"
+            f"{spread}<span>{beside}</span></div>"
         )
     if not tiles:
         return ""
     n_cases = len(scores.pick(method=method).cases)
-    lead = (
-        f"<p>Mean over {n_cases} cases, each scored on its own scanner grid, by {escape(method)}."
-    )
-    return f'{lead}</p><div class="tiles">{"".join(tiles)}</div>'
+    lead = f"Mean over {n_cases} cases, each scored on its own scanner grid, by {escape(method)}."
+    return f'<p>{lead}</p><div class="tiles">{"".join(tiles)}</div>'
 
 
 def _results(scores: Scores | None) -> str:

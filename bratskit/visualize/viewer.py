@@ -162,7 +162,7 @@ class SliceViewer(widgets.VBox):
         picture = stack_pictures(panels, n_columns=2)
         if has_caption:
             picture = self._add_caption(picture, palette, colours)
-        return encode_png(picture, palette)
+        return encode_png(picture, palette, is_small=has_caption)
 
     def _codes(
         self, plane: Plane, size_px: tuple[int, int]
