@@ -12,6 +12,7 @@ import torch
 from training import fill_store, make_prepared, small_recipe, small_split, weight_hash
 
 from bratskit.networks import UNet, load_checkpoint, save_checkpoint
+from bratskit.preprocess import save_prepared
 from bratskit.runtime import RunFolder
 from bratskit.settings import NetworkSettings, Recipe
 from bratskit.train import (
@@ -234,6 +235,20 @@ def test_weights_of_another_network_are_refused(store, tmp_path):
     wider = dataclasses.replace(recipe, network=NetworkSettings(channels=(8, 16)))
     with pytest.raises(ValueError, match=r"network\.channels must be \[4, 8, 16\]"):
         train(folder, RunFolder(tmp_path / "run"), recipe=wider, split=small_split(ids))
+
+
+def test_cases_prepared_for_other_channels_are_refused(store, tmp_path):
+    folder, ids = store
+    recipe = dataclasses.replace(small_recipe(), modalities=("flair", "t1ce"))
+    with pytest.raises(ValueError, match=r"modalities of .*Prepare the cases again"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
+
+
+def test_cases_prepared_on_another_grid_are_refused(store, tmp_path):
+    folder, ids = store
+    save_prepared(make_prepared(ids[0]), folder, settings={"geometry": {"spacing_mm": [2, 2, 2]}})
+    with pytest.raises(ValueError, match=f"geometry of .*{ids[0]}.*Prepare the cases again"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=small_recipe(), split=small_split(ids))
 
 
 def test_a_patient_that_was_not_prepared_is_named(store, tmp_path):

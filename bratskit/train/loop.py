@@ -14,10 +14,10 @@ import torch
 from bratskit.cases import Split
 from bratskit.labels import LABELS, REGIONS
 from bratskit.networks import build_network, load_checkpoint, save_checkpoint
-from bratskit.preprocess import list_prepared, open_prepared
 from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
+from bratskit.train.parts import open_parts
 from bratskit.train.patches import PatchSampler
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
 from bratskit.train.step import Learner
@@ -92,10 +92,9 @@ class _Session:
         self.prepared_dir, self.deterministic = prepared_dir, deterministic
         training = recipe.training
         self.history = History()
-        _refuse_unprepared(prepared_dir, split)
-        self.validation = [open_prepared(prepared_dir / name) for name in split.validation]
+        learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = PatchSampler(
-            [open_prepared(prepared_dir / name) for name in split.train],
+            learned_from,
             patch_vox=training.patch_vox,
             tumour_share=training.tumour_share,
             rng=np.random.default_rng(recipe.seed),
@@ -180,7 +179,7 @@ class _Session:
         best = np.nanmax(before) if np.isfinite(before).any() else -math.inf
         mean = row["dice_mean"]
         is_best = mean > best if mean is not None else not self.validation
-        self.history.append(row)
+        history = History([*self.history, row])
         if is_best:
             card = self.card | {"dice_mean": mean, "epoch": row["epoch"]}
             save_checkpoint(
@@ -190,11 +189,12 @@ class _Session:
             self.run,
             learner=self.learner,
             sampler=self.sampler,
-            history=self.history,
+            history=history,
             recipe=self.recipe,
             card=self.card,
             deterministic=self.deterministic,
         )
+        self.history = history
 
     def _report(self, minutes: float) -> None:
         row, epochs = self.history[-1], self.recipe.training.epochs
@@ -212,21 +212,6 @@ class _Session:
             return "No epoch was finished; starting again begins anew."
         folders = shlex.join([str(self.prepared_dir), str(self.run.path)])
         return f"Go on by calling train again, or: bratskit train {folders} --resume"
-
-
-def _refuse_unprepared(prepared_dir: Path, split: Split) -> None:
-    """Refuse a split whose patients were not prepared, or whose parts cannot be learned from."""
-    if not split.train:
-        msg = "split.train must hold at least one patient; got none. Make it from more cases."
-        raise ValueError(msg)
-    ready = set(list_prepared(prepared_dir)) if prepared_dir.is_dir() else set()
-    missing = [name for name in (*split.train, *split.validation) if name not in ready]
-    if missing:
-        msg = (
-            f"{prepared_dir} must hold every training and validation patient; {len(missing)} are "
-            f"missing, first {missing[0]}. Run `bratskit prepare DATA {prepared_dir}`."
-        )
-        raise FileNotFoundError(msg)
 
 
 def _is_short(clock: SessionClock, epoch_min: float) -> bool:

@@ -1,0 +1,64 @@
+"""Open the prepared patients of a split, and refuse a store that does not belong to the recipe."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from bratskit.cases import Split
+from bratskit.preprocess import Prepared, list_prepared, open_prepared
+from bratskit.preprocess.store import read_receipt
+from bratskit.settings import Recipe
+
+__all__ = ["open_parts"]
+
+
+def open_parts(
+    prepared_dir: Path, split: Split, recipe: Recipe
+) -> tuple[list[Prepared], list[Prepared]]:
+    """Open training and validation patients; the test part stays closed.
+
+    Args:
+        prepared_dir: Folder that `prepare_cohort` filled.
+        split: Patients of each part.
+        recipe: Its grid and channels must be those of the store.
+
+    Returns:
+        Training cases and validation cases, memory-mapped.
+
+    Raises:
+        FileNotFoundError: A patient was not prepared.
+        ValueError: There is nobody to learn from, or a patient was prepared by other settings.
+    """
+    if not split.train:
+        msg = "split.train must hold at least one patient; got none. Make it from more cases."
+        raise ValueError(msg)
+    ready = set(list_prepared(prepared_dir)) if prepared_dir.is_dir() else set()
+    missing = [name for name in (*split.train, *split.validation) if name not in ready]
+    if missing:
+        msg = (
+            f"{prepared_dir} must hold every training and validation patient; {len(missing)} are "
+            f"missing, first {missing[0]}. Run `bratskit prepare DATA {prepared_dir}`."
+        )
+        raise FileNotFoundError(msg)
+    for name in (*split.train, *split.validation):
+        _refuse_other_preparation(prepared_dir / name, recipe)
+    return (
+        [open_prepared(prepared_dir / name) for name in split.train],
+        [open_prepared(prepared_dir / name) for name in split.validation],
+    )
+
+
+def _refuse_other_preparation(folder: Path, recipe: Recipe) -> None:
+    receipt = read_receipt(folder)
+    settings = receipt.get("settings", {})
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
+    for name, found, asked in (
+        ("modalities", list(receipt["modalities"]), list(recipe.modalities)),
+        ("geometry", settings.get("geometry", wanted), wanted),  # absent where saved by hand
+    ):
+        if found != asked:
+            msg = (
+                f"{name} of {folder} must be {asked}, as recipe {recipe.name!r} asks; got {found}. "
+                "Prepare the cases again with this recipe, or train with the other."
+            )
+            raise ValueError(msg)
