@@ -279,6 +279,25 @@ def test_a_stop_leaves_no_half_file_and_no_receipt(cohort, model, tmp_path, monk
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_a_stop_between_mask_and_receipt_leaves_no_receipt_of_the_model_before(
+    cohort, model, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    predict_folder(cohort[:1], out, model=model)
+    before = [file.name for file in sorted(out.iterdir())]
+
+    def stop(path, receipt):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("bratskit.predict.folder._write_receipt", stop)
+        with pytest.raises(KeyboardInterrupt):
+            predict_folder(cohort[:1], out, model=replace(model, checksum="other"))
+    assert [file.name for file in out.iterdir()] == [f"{cohort[0].id}.nii.gz"]
+    predict_folder(cohort[:1], out, model=model)
+    assert [file.name for file in sorted(out.iterdir())] == before
+
+
 def test_an_unwritable_folder_is_refused_before_any_work(cohort, model, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(PermissionError, match="Choose another"):
