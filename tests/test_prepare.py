@@ -2,10 +2,13 @@
 
 import dataclasses
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from bratskit.cases import load_scan
 from bratskit.cases.case import Scan
@@ -119,6 +122,14 @@ def test_a_cohort_equals_its_cases_one_by_one(cohort, tmp_path):
         stored = open_prepared(tmp_path / "store" / case.id)
         np.testing.assert_array_equal(stored.image, alone.image.astype(np.float16))
         np.testing.assert_array_equal(stored.labels, alone.labels)
+
+
+def test_torch_keeps_its_threads(cohort, tmp_path, request):
+    request.addfinalizer(partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(2)
+    prepare_cohort(cohort, tmp_path / "store", recipe=recipe_at(spacing_mm=(2, 2, 2)))
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == torch.get_num_threads() == 2
 
 
 def test_a_second_call_keeps_what_is_there_and_says_so(cohort, tmp_path, capsys):

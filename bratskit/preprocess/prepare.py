@@ -62,7 +62,7 @@ def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
         box = box[[MODALITIES.index(name) for name in recipe.modalities]]
     image = geometry.resample(zscore(box, geometry.crop(native_mask)))
     if geometry.is_resampling:
-        image *= mask
+        np.copyto(image, 0, where=~mask)
     labels = None if scan.labels is None else geometry.apply_labels(scan.labels)
     return Prepared(
         id=scan.id,
@@ -119,6 +119,7 @@ def _prepare_all(
     todo: Sequence[Case], folder: Path, recipe: Recipe, workers: int | None
 ) -> dict[str, Exception]:
     workers = max(1, min(workers or min(4, _allowed_cores()), len(todo)))
+    torch_threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
     failures = {}
     try:
@@ -129,6 +130,7 @@ def _prepare_all(
                     failures[futures[future].id] = error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+        torch.set_num_threads(torch_threads)  # the workers' 1 would be every later thread's
     return failures
 
 
