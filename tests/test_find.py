@@ -79,6 +79,13 @@ def test_lone_mask_with_a_foreign_name_is_taken(cohort):
     assert find_cases(cohort)[0].labels_path.name == "W39_1998.09.19_Segm.nii.gz"
 
 
+def test_a_foreign_mask_that_could_be_another_is_not_guessed_at(cohort):
+    mask = cohort / "a" / "a_seg.nii.gz"
+    shutil.copy(mask, cohort / "a" / "one_segm.nii.gz")
+    mask.rename(cohort / "a" / "two_segm.nii.gz")
+    assert find_cases(cohort)[0].labels_path is None
+
+
 def test_foreign_mask_never_replaces_the_named_one(cohort):
     shutil.copy(cohort / "a" / "a_seg.nii.gz", cohort / "a" / "other_segm.nii.gz")
     assert find_cases(cohort)[0].labels_path.name == "a_seg.nii.gz"
