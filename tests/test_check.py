@@ -151,7 +151,7 @@ def test_folder_without_cases_is_a_problem_and_a_missing_one_is_refused(tmp_path
 def test_table_puts_the_worst_first_and_counts(case):
     case.paths["t1"].unlink()
     lines = findings_table(check_case(case)).splitlines()
-    assert lines[0].startswith("problem  pat7  pat7_t1.nii.gz: ")
+    assert lines[0].startswith("problem  pat7  pat7_t1.nii.gz: must exist; got no file")
     assert lines[1].lstrip().startswith("-> Copy it there again")
     assert lines[-1] == "1 problem, 0 warnings, 1 note"
 

@@ -172,6 +172,7 @@ def _missing_modality(case: Case, name: str) -> Finding:
 def _as_finding(error: Exception, *, case: str, where: str) -> Finding:
     # refusals of this package read "{name} must {rule}; got {value}. {what to do}"
     what, _, mend = str(error).partition(". ")
+    what = what.removeprefix(f"{where} of case {case} ")
     mend = mend or "Make the file readable."
     return Finding(case=case, what=what, where=where, mend=mend, severity="problem")
 
