@@ -219,6 +219,17 @@ def test_training_begins_from_a_checkpoints_weights(store, tmp_path):
     assert last.card["started_from"] == start.checksum
 
 
+def test_the_shipped_network_has_a_name_to_start_from(store, tmp_path, monkeypatch):
+    folder, ids = store
+    recipe, path = begin(folder, ids, tmp_path / "start.pt")
+    monkeypatch.setattr("bratskit.train.state.saved_model", lambda: path)
+    training = dataclasses.replace(recipe.training, start_from="saved_model")
+    recipe = dataclasses.replace(recipe, training=training)
+    run = RunFolder(tmp_path / "run")
+    train(folder, run, recipe=recipe, split=small_split(ids), device=CPU)
+    assert load_checkpoint(run.last).card["started_from"] == load_checkpoint(path).checksum
+
+
 @pytest.mark.parametrize(
     ("part", "at"), [("trained_on", -1), ("trained_on", -2), ("selected_on", -1)]
 )

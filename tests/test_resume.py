@@ -141,6 +141,14 @@ def test_a_finished_run_is_left_alone_and_says_so(store, tmp_path, capsys):
     assert run.last.read_bytes() == before
 
 
+def test_a_history_that_lost_its_last_row_to_a_kill_is_completed(store, tmp_path):
+    run = RunFolder(tmp_path / "run")
+    expected = go(store, run)
+    History(expected[:-1]).save(run.history)  # killed between last.pt and history.jsonl
+    go(store, run)
+    assert History.load(run.history) == expected
+
+
 def test_a_session_that_is_over_stops_with_a_checkpoint_and_says_how_to_go_on(
     store, tmp_path, capsys
 ):

@@ -173,8 +173,8 @@ def find_first_bad_layer(network: nn.Module, image: Tensor) -> str:
     bad: list[str] = []
 
     def watch(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, features: Tensor) -> None:
-            if not torch.isfinite(features).all():
+        def hook(_module: nn.Module, _inputs: object, features: object) -> None:
+            if isinstance(features, Tensor) and not torch.isfinite(features).all():
                 bad.append(f"layer {name}")
 
         return hook
