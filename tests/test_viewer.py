@@ -65,6 +65,10 @@ def test_one_turn_draws_once(viewer, monkeypatch):
     assert len(drawn) == 1
 
 
+def test_the_browser_is_told_not_to_stretch_the_picture(viewer):
+    assert viewer._image.layout.align_self == "flex-start"
+
+
 def test_first_slice_is_the_busiest(viewer):
     counts = (viewer.truth > 0).sum(axis=(0, 1))
     assert counts[viewer.index.value] == counts.max()

@@ -40,7 +40,7 @@ from bratskit.visualize.slices import (
 __all__ = ["SliceViewer"]
 
 ALL = "all four"
-PX_A_MM, PX_A_MM_ALL = 2.6, 1.6  # a brain of 180 mm fills about 470 px; four of them 580 px
+PX_A_MM, PX_A_MM_ALL = 2.6, 1.5  # a brain of 180 mm fills about 470 px; four of them 540 px
 CAPTION_PX, CAPTION_WIDTH_PX = 20, 500
 NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2", ALL: ALL}
 
@@ -80,7 +80,7 @@ class SliceViewer(widgets.VBox):
         self._totals = {name: _volumes_ml(labels, scan) for name, labels in self._maps()}
         self._is_held = False
         self._make_controls()
-        super().__init__([self._controls, self._image, self._text])
+        super().__init__([widgets.Box([self._panel_box, self._image], layout=_layout("row wrap"))])
         self._update()
 
     def _maps(self) -> list[tuple[str, NDArray[np.uint8]]]:
@@ -97,16 +97,18 @@ class SliceViewer(widgets.VBox):
         self.overlay = _buttons(overlays, "labels", value=overlays[-2 if len(overlays) > 3 else -1])
         self.index = widgets.IntSlider(
             value=self._places["axial"], min=self._box[2][0], max=self._box[2][1] - 1,
-            description="slice K", layout=widgets.Layout(width="420px"),
+            description="slice K", layout=widgets.Layout(width="400px"),
         )  # fmt: skip
         self.opacity = widgets.FloatSlider(
             value=0.5, min=0.0, max=1.0, step=0.05, description="opacity",
-            layout=widgets.Layout(width="420px"), readout_format=".2f",
+            layout=widgets.Layout(width="400px"), readout_format=".2f",
         )  # fmt: skip
-        self._image = widgets.Image(format="png")
+        # without align_self the browser stretches the picture to the width of the cell
+        self._image = widgets.Image(format="png", layout=widgets.Layout(align_self="flex-start"))
         self._text = widgets.HTML()
-        self._controls = widgets.VBox(
-            [self.axis, self.modality, self.overlay, self.index, self.opacity]
+        controls = [self.axis, self.modality, self.overlay, self.index, self.opacity, self._text]
+        self._panel_box = widgets.VBox(
+            controls, layout=widgets.Layout(margin="0 12px 0 0", width="430px")
         )
         self.axis.observe(self._turn, names="value")
         for control in (self.modality, self.overlay, self.index, self.opacity):
@@ -275,10 +277,14 @@ def _buttons(
     options: Sequence[str | tuple[str, str]], description: str, *, value: str | None = None
 ) -> widgets.ToggleButtons:
     control = widgets.ToggleButtons(options=options, description=description)
-    control.style.button_width = "84px"
+    control.style.button_width = "auto"
     if value is not None:
         control.value = value
     return control
+
+
+def _layout(flow: str) -> widgets.Layout:
+    return widgets.Layout(display="flex", flex_flow=flow, align_items="flex-start")
 
 
 def _volumes_ml(labels: NDArray[np.uint8], scan: Scan) -> dict[int, float]:
