@@ -156,13 +156,21 @@ def test_a_kernel_that_dies_is_a_failure(tmp_path):
     assert not (tmp_path / "out" / "a.ipynb").exists()
 
 
-PIDS = "from pathlib import Path; Path(run_dir, 'kernel').write_text(str(os.getpid()))"
-SLEEP = f"{PIDS}\nprint('asleep')\ntime.sleep(120)"
+# A cell that starts a worker of its own, as a data loader does, and then sleeps.
+SLEEP = """import subprocess
+from pathlib import Path
+worker = subprocess.Popen(["sleep", "120"], start_new_session=True)
+Path(run_dir, "pids").write_text(f"{os.getpid()} {worker.pid}")
+print("asleep")
+time.sleep(120)"""
 
 
-def kernel_is_gone(folder: Path) -> bool:
-    pid = int((folder / "kernel").read_text())
+def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def nothing_is_left(folder: Path) -> bool:
+    return all(is_gone(int(pid)) for pid in (folder / "pids").read_text().split())
 
 
 @pytest.mark.notebook
@@ -172,8 +180,8 @@ def test_a_time_limit_ends_the_run_and_its_kernel(tmp_path):
     out = tmp_path / "out"
     status = run_notebook(book, out=out, timeout_s=8, parameters=given, on_line=lambda _: None)
     assert (status.state, status.error) == ("failed", "took longer than 8 s")
-    if (tmp_path / "kernel").exists():  # a busy machine may not have come as far as the cell
-        wait_for(lambda: kernel_is_gone(tmp_path))
+    if (tmp_path / "pids").exists():  # a busy machine may not have come as far as the cell
+        wait_for(lambda: nothing_is_left(tmp_path))
 
 
 def start_run(book: Path, out: Path) -> subprocess.Popen:
@@ -209,7 +217,7 @@ def test_ctrl_c_takes_the_kernel_along_and_says_stopped(asleep):
     _, said = runner.communicate(timeout=20)
     assert "KeyboardInterrupt" in said
     assert read_status(status_path(out, book)).state == "stopped"
-    assert kernel_is_gone(out)
+    assert nothing_is_left(out)
     assert not list(out.glob("*.ipynb"))
     assert not list(out.glob(".*.ipynb"))
 
@@ -222,7 +230,7 @@ def test_a_killed_child_is_noticed_and_leaves_no_kernel(asleep):
     on_disk = json.loads(status_path(out, book).read_text())
     assert on_disk["state"] == "stopped"
     assert "killed" in on_disk["error"]
-    assert kernel_is_gone(out)
+    assert nothing_is_left(out)
     assert not list(out.glob("*.ipynb"))
 
 
@@ -231,7 +239,7 @@ def test_a_killed_caller_takes_child_and_kernel_along(asleep):
     runner, book, out = asleep
     runner.kill()
     runner.communicate()
-    wait_for(lambda: kernel_is_gone(out))
+    wait_for(lambda: nothing_is_left(out))
     wait_for(lambda: read_status(status_path(out, book)).state == "stopped")
 
 

@@ -1,5 +1,6 @@
 """Run one notebook with checked parameters in a process of its own, and say how it went."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
@@ -24,6 +25,7 @@ from bratskit.runtime import RunFolder, made_by
 __all__ = ["find_notebooks", "fingerprint", "run_notebook", "write_line"]
 
 HEARTBEAT_S = 30.0  # a line after this long without one, so that nobody takes slow for stuck
+POLL_S = 0.5
 GRACE_S = 15.0  # time a child gets to take its kernel down before it is killed
 
 
@@ -150,59 +152,74 @@ def _watch(
             env=environment,
             start_new_session=True,  # Ctrl-C reaches us alone, and we tell the child
         )
+        lines: queue.Queue[str | None] = queue.Queue()
+        reader = threading.Thread(target=_read, args=(child.stdout, lines), daemon=True)
+        reader.start()
         status = Status(**{**job["status"], "state": "stopped", "error": "stopped by Ctrl-C"})
         try:
-            child.stdin.write(json.dumps(job) + "\n")
-            child.stdin.flush()
-            in_time = _pass_lines_on(child.stdout, on_line, timeout_s=timeout_s)
+            with contextlib.suppress(BrokenPipeError):  # a child that died at once says why itself
+                child.stdin.write(json.dumps(job) + "\n")
+                child.stdin.flush()
+            in_time = _pass_lines_on(child, lines, on_line, timeout_s=timeout_s)
             error = None if in_time else f"took longer than {timeout_s:g} s"
             status = dataclasses.replace(status, state="failed", error=error)
         finally:
             _end(child, tag)
+            reader.join(timeout=GRACE_S)  # nobody is left to hold the pipe
+            child.stdout.close()
             status = dataclasses.replace(status, seconds=round(time.monotonic() - started, 2))
             status = _settle(status, status_file, child=child.pid, errors=errors)
     return status
 
 
 def _pass_lines_on(
-    stream: IO[str], on_line: Callable[[str], None], *, timeout_s: float | None
+    child: subprocess.Popen,
+    lines: queue.Queue[str | None],
+    on_line: Callable[[str], None],
+    *,
+    timeout_s: float | None,
 ) -> bool:
-    """Pass lines on until the stream ends (True) or the time is up (False)."""
-    lines: queue.Queue[str | None] = queue.Queue()
+    """Pass lines on until the child ends (True) or the time is up (False).
 
-    def read() -> None:
-        for line in stream:
-            lines.put(line.rstrip("\n"))
-        lines.put(None)
-
-    threading.Thread(target=read, daemon=True).start()
-    started = time.monotonic()
+    The child is asked too, not only its output: what a cell started may hold the pipe open.
+    """
+    started = last = time.monotonic()
     while True:
-        elapsed = time.monotonic() - started
-        left = HEARTBEAT_S if timeout_s is None else min(HEARTBEAT_S, timeout_s - elapsed)
-        if left <= 0:
+        now = time.monotonic()
+        if timeout_s is not None and now - started > timeout_s:
             return False
+        if now - last > HEARTBEAT_S:
+            on_line(f"... still running ({now - started:.0f} s)")
+            last = now
         try:
-            line = lines.get(timeout=left)
+            line = lines.get(timeout=POLL_S)
         except queue.Empty:
-            on_line(f"... still running ({time.monotonic() - started:.0f} s)")
+            if child.poll() is not None:
+                return True
             continue
         if line is None:
             return True
         on_line(line)
+        last = time.monotonic()
+
+
+def _read(stream: IO[str], lines: queue.Queue[str | None]) -> None:
+    for line in stream:
+        lines.put(line.rstrip("\n"))
+    lines.put(None)
 
 
 def _end(child: subprocess.Popen, tag: str) -> None:
     """Let the child take its kernel down, then kill whatever is left of the job."""
     import psutil
 
-    child.stdin.close()  # for a child that is still running: stop
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()  # for a child that is still running: stop
     try:
         child.wait(timeout=GRACE_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.wait()
-    child.stdout.close()
     for process in psutil.process_iter():  # a kernel outlives a child that was killed with -9
         try:
             if process.environ().get("BRATSKIT_JOB") == tag:
