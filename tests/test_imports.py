@@ -81,7 +81,7 @@ def test_labels_needs_only_the_standard_library():
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".labels", ".settings", ".runtime", ".cases", ".evaluate", ".cli"]
+    "name", ["", ".labels", ".settings", ".runtime", ".cases", ".evaluate", ".jobs", ".cli"]
 )
 def test_light_doors_import_no_torch(name):
     code = f"import sys, bratskit{name}; sys.exit('torch' in sys.modules)"
