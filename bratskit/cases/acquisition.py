@@ -18,16 +18,20 @@ Array = NDArray[np.float32]
 # Mean and spread over scans of the tissue medians of thirty BraTS cases, as brain z-scores in the
 # order flair, t1, t1ce, t2. Vessels are set by eye.
 _TISSUES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
-    "csf": ((-1.7, -2.3, -1.7, 3.2), (0.5, 0.3, 0.4, 0.8)),
+    "csf": ((-1.7, -2.3, -1.7, 4.0), (0.5, 0.3, 0.4, 0.9)),
     "grey": ((0.25, -0.35, -0.3, 0.1), (0.2, 0.15, 0.15, 0.15)),
     "white": ((-0.05, 0.9, 0.5, -0.6), (0.2, 0.1, 0.2, 0.15)),
-    "oedema": ((2.1, 0.1, -0.15, 0.9), (0.55, 0.35, 0.3, 0.45)),
-    "necrosis": ((2.1, -0.5, -0.5, 1.8), (0.75, 0.5, 0.45, 0.7)),
+    "oedema": ((2.3, -0.15, -0.3, 1.25), (0.6, 0.35, 0.3, 0.5)),
+    "necrosis": ((2.1, -0.7, -0.55, 2.1), (0.8, 0.5, 0.45, 0.8)),
     "enhancing": ((2.2, 0.0, 2.0, 1.0), (0.8, 0.5, 0.8, 0.5)),
     "vessel": ((-0.3, -0.2, 4.5, -1.0), (0.6, 0.5, 1.5, 0.7)),
 }
 # Standard deviation over mean of the brain, per modality, in thirty BraTS cases.
 _SPREAD = ((0.27, 0.42), (0.19, 0.30), (0.20, 0.42), (0.30, 0.55))
+
+
+# Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
+_FLARE = ((0.0, 1.3), (0.0, 0.3), (0.0, 0.5), (0.0, 0.7))
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,11 @@ class Contrast:
         caps: Strength of the bright rims of age around the ventricles.
         vessels: Threshold of vessels, larger means more.
         strip_dark: How much of the skull's dark rim the brain mask kept, 0 to 1.
+        strip_bright: Brightness of scraps that the skull strip left, brain z-scores a modality.
+        unrest: Mottling of healthy tissue at 6 mm, per modality.
+        flare: Bright patches of healthy tissue, per modality: cortex, artefacts, old lesions.
+        fading: How faint oedema is at its edge, 0 (as its middle) to 1.
+        wander: How far the visible edge of oedema wanders about the true one, level-set units.
     """
 
     tissues: dict[str, tuple[float, ...]]
@@ -61,6 +70,11 @@ class Contrast:
     caps: float
     vessels: float
     strip_dark: float
+    strip_bright: tuple[float, ...]
+    unrest: tuple[float, ...]
+    flare: tuple[float, ...]
+    fading: float
+    wander: float
 
 
 def _draw_tissues(rng: np.random.Generator, growth: Growth) -> dict[str, tuple[float, ...]]:
@@ -88,14 +102,19 @@ def draw_contrast(rng: np.random.Generator, growth: Growth) -> Contrast:
         spread=tuple(uniform(rng, low, high) for low, high in _SPREAD),
         scale=tuple(float(np.exp(rng.normal(np.log(450), 0.8))) for _ in MODALITIES),
         noise=tuple(uniform(rng, 0.1, 0.45) for _ in MODALITIES),
-        bias=tuple(uniform(rng, 0.01, 0.07) for _ in MODALITIES),
+        bias=tuple(uniform(rng, 0.01, 0.09) for _ in MODALITIES),
         blur_mm=tuple(uniform(rng, 0.45, 0.85) for _ in MODALITIES),
         slice_mm=tuple(thick),
         slice_axis=tuple(int(rng.choice([2, 1, 0], p=[0.8, 0.1, 0.1])) for _ in MODALITIES),
         texture=uniform(rng, 0.15, 0.6),
         caps=max(0.0, uniform(rng, -0.6, 1.6)),
-        vessels=uniform(rng, 0.02, 0.09),
+        vessels=uniform(rng, 0.015, 0.065),
         strip_dark=max(0.0, uniform(rng, -0.5, 1.0)),
+        strip_bright=tuple(uniform(rng, -1.5, 3.5) for _ in MODALITIES),
+        unrest=tuple(uniform(rng, 0.05, high) for high in (0.25, 0.2, 0.2, 0.2)),
+        flare=tuple(uniform(rng, low, high) for low, high in _FLARE),
+        fading=uniform(rng, 0.1, 0.75),
+        wander=uniform(rng, 0.5, 3.0),
     )
 
 
@@ -115,11 +134,11 @@ def _vessel_weight(
     return np.maximum.reduce([weight, 0.8 * shell, sinus, 0.6 * plexus])
 
 
-def _tumour_weights(tumour: Tumour, softness: float) -> dict[str, Array]:
-    """Soften the level sets: 0.5 exactly at each border, as partial volume does."""
+def _tumour_weights(tumour: Tumour, *, softness: float, wander: Array) -> dict[str, Array]:
+    """Soften the level sets as partial volume does; what shows of oedema may miss its border."""
     core = sigmoid(tumour.core / np.float32(0.35))
     enhancing = core * sigmoid(tumour.enhancing / np.float32(0.35))
-    oedema = (1 - core) * sigmoid(tumour.oedema / np.float32(softness))
+    oedema = (1 - core) * sigmoid((tumour.oedema + wander) / np.float32(softness))
     return {"enhancing": enhancing, "necrosis": core - enhancing, "oedema": oedema}
 
 
@@ -139,24 +158,35 @@ def render(
     def noise(knots_mm: float) -> Array:
         return anatomy.at_brain(grid.noise(rng, knots_mm=knots_mm))
 
-    lesion = LesionVoxels.find(tumour, anatomy, softness=uniform(rng, 0.3, 1.4))
-    mottle = 0.7 * noise(4)[lesion.at] + 0.7 * noise(9)[lesion.at]
+    wander = np.float32(contrast.wander) * grid.noise(rng, knots_mm=7)[tumour.box]
+    lesion = LesionVoxels.find(tumour, anatomy, softness=uniform(rng, 0.5, 2.5), wander=wander)
+    coarse = noise(9)[lesion.at]
+    mottle = 0.7 * noise(4)[lesion.at] + 0.7 * coarse
+    fading = np.float32(contrast.fading)
+    strength = 1 - fading + fading * np.tanh(np.maximum(lesion.oedema, 0) / 5) + 0.2 * coarse
+    strength = np.clip(strength, 0.15, 1.3)
     vessels = _vessel_weight(rng, contrast, anatomy, grid)
     caps = contrast.caps * np.exp(-anatomy.ventricle_mm / np.float32(4)) * anatomy.white
     spots = noise(6)
     caps = caps * sigmoid(2 * spots) + contrast.caps * anatomy.white * sigmoid((spots - 2.6) * 8)
-    unrest = np.float32(0.12) * (noise(3) + noise(22))
+    unrest, drift, flare = noise(6), np.float32(0.12) * noise(22), np.maximum(noise(9) - 0.9, 0)
+    scraps = sigmoid((2.8 - anatomy.depth_mm) * 3) * sigmoid((noise(12) - 0.6) * 5)
     dark = np.float32(contrast.strip_dark) * sigmoid((2.4 - anatomy.depth_mm) * 3)
     images = []
     for channel, modality in enumerate(MODALITIES):
         mean = {name: np.float32(values[channel]) for name, values in contrast.tissues.items()}
         image = mean["csf"] * anatomy.csf + mean["grey"] * anatomy.grey
-        image += mean["white"] * anatomy.white + unrest
+        image += mean["white"] * anatomy.white + drift
+        image += np.float32(contrast.unrest[channel]) * unrest
+        image += np.float32(contrast.flare[channel]) * flare * (0.4 * anatomy.white + anatomy.grey)
         image += caps * np.float32({"flair": 1.6, "t2": 0.7, "t1": -0.3}.get(modality, -0.1))
         seen = np.float32(1.0 if modality == "t1ce" else 0.25)
         image += seen * vessels * (mean["vessel"] - image)
-        tumour_image = _lesion_intensity(contrast, modality, mean, lesion.weights, mottle)
-        image[lesion.at] = image[lesion.at] * (1 - lesion.whole) + tumour_image
+        tissue = image[lesion.at]
+        swollen = tissue + strength * (mean["oedema"] - tissue)
+        tumour_image = _lesion_intensity(contrast, modality, mean, lesion.weights, mottle, swollen)
+        image[lesion.at] = tissue * (1 - lesion.whole) + tumour_image
+        image += scraps * (np.float32(contrast.strip_bright[channel]) - image)
         image += dark * (np.float32(-2.6) - image)
         edge = mean["csf"] + np.float32(contrast.strip_dark) * (np.float32(-2.6) - mean["csf"])
         images.append(anatomy.volume(image, outside=float(edge)))
@@ -171,43 +201,59 @@ class LesionVoxels:
         at: Their places among the brain voxels.
         weights: Fraction of each tumour tissue there.
         whole: Sum of the fractions.
+        oedema: Level set of the oedema there.
     """
 
     at: NDArray[np.int64]
     weights: dict[str, Array]
     whole: Array
+    oedema: Array
 
     @classmethod
-    def find(cls, tumour: Tumour, anatomy: Anatomy, *, softness: float) -> "LesionVoxels":
+    def find(
+        cls, tumour: Tumour, anatomy: Anatomy, *, softness: float, wander: Array
+    ) -> "LesionVoxels":
         """Soften a tumour's level sets and keep the voxels where something is left."""
-        soft = _tumour_weights(tumour, softness)
+        soft = _tumour_weights(tumour, softness=softness, wander=wander)
         whole = np.zeros(anatomy.brain.shape, np.float32)
         whole[tumour.box] = sum(soft.values())
         at = np.flatnonzero(anatomy.at_brain(whole) > 0.002)
-        weights = {}
-        for name, local in soft.items():
-            scratch = np.zeros(anatomy.brain.shape, np.float32)
+        scratch = np.zeros(anatomy.brain.shape, np.float32)
+
+        def take(local: Array) -> Array:
             scratch[tumour.box] = local
-            weights[name] = scratch.ravel()[anatomy.voxels[at]]
-        return cls(at=at, weights=weights, whole=sum(weights.values()))
+            return scratch.ravel()[anatomy.voxels[at]]
+
+        weights = {name: take(local) for name, local in soft.items()}
+        return cls(at=at, weights=weights, whole=sum(weights.values()), oedema=take(tumour.oedema))
 
 
 def _lesion_intensity(
     contrast: Contrast,
     modality: str,
-    mean: dict[str, Array],
-    local: dict[str, Array],
+    mean: dict[str, np.float32],
+    weights: dict[str, Array],
     mottle: Array,
+    swollen: Array,
 ) -> Array:
-    """Add up the tumour's tissues, mottled; enhancement varies as a factor, never below a third."""
+    """Add up the tumour's tissues, mottled; enhancement varies as a factor, never below a third.
+
+    Args:
+        contrast: Look of the scan.
+        modality: Which modality.
+        mean: Brain z-score of each tissue.
+        weights: Fraction of each tumour tissue.
+        mottle: Noise of variance about 1.
+        swollen: What oedema looks like here: the tissue shines through.
+    """
     texture = np.float32(contrast.texture) * mottle
-    image = local["oedema"] * (mean["oedema"] + texture * np.float32(0.8))
-    image += local["necrosis"] * (mean["necrosis"] + texture)
+    image = weights["oedema"] * (swollen + texture * np.float32(0.6))
+    image += weights["necrosis"] * (mean["necrosis"] + texture)
     bright = mean["enhancing"] + texture
     if modality == "t1ce":
         low = mean["necrosis"]
         bright = low + (mean["enhancing"] - low) * np.maximum(1 + np.float32(0.8) * texture, 0.35)
-    return image + local["enhancing"] * bright
+    return image + weights["enhancing"] * bright
 
 
 def acquire(

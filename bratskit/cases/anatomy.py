@@ -271,9 +271,9 @@ def shape_anatomy(
     white, csf = _sample(template.white, points) / 255, _sample(template.csf, points) / 255
     sulci = grid.noise(rng, knots_mm=4).ravel()[voxels]
     widened = np.clip((26 - depth) / 20, 0, 1) * (1 - white)
-    csf = np.clip(1.35 * csf + widened * (0.3 * head.atrophy - 0.2 + 0.22 * sulci), 0, 1)
-    crisp = np.clip((white - 0.5) * 2.2 + 0.5 + 0.12 * roughness, 0, 1)
-    white = (0.3 * white + 0.7 * crisp) * (1 - csf)
+    csf = np.clip(1.25 * csf + widened * (0.3 * head.atrophy - 0.27 + 0.2 * sulci), 0, 1)
+    crisp = np.clip((white - 0.5) * 1.8 + 0.5 + 0.12 * roughness, 0, 1)
+    white = (0.5 * white + 0.5 * crisp) * (1 - csf)
     return Anatomy(
         brain=brain,
         voxels=voxels,
