@@ -1,7 +1,9 @@
 """Figures show the right slice the right way round, and say what a reader needs to trust it."""
 
+import base64
 import sys
 
+import IPython.display
 import matplotlib
 import numpy as np
 import pytest
@@ -169,6 +171,16 @@ def test_figures_are_small_and_leave_no_global_state():
     assert pixels(png).shape[1] < 800
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_a_notebook_shows_a_figure_without_pyplot(monkeypatch):
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda *a, **k: shown.append((a, k)))
+    draw_modalities(small_scan())._ipython_display_()
+    [((bundle,), options)] = shown
+    assert options == {"raw": True}
+    assert base64.b64decode(bundle["image/png"]) == draw_modalities(small_scan()).to_png()
+    assert "Fake_00000" in bundle["text/plain"]
 
 
 def test_legend_colours_survive_the_palette():

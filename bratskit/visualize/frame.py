@@ -1,5 +1,6 @@
 """Draw one slice with everything a reader needs to trust it: letters, scale, aspect, legend."""
 
+import base64
 import io
 from collections.abc import Sequence
 
@@ -59,10 +60,11 @@ class Picture(Figure):
         return small.getvalue()
 
     def _ipython_display_(self) -> None:
-        from IPython.display import Image as Shown
         from IPython.display import display
 
-        display(Shown(data=self.to_png(), format="png"))
+        picture = base64.b64encode(self.to_png()).decode("ascii")
+        said = self.get_suptitle().replace("\n", " · ") or "a figure"
+        display({"image/png": picture, "text/plain": f"Picture({said})"}, raw=True)
 
 
 def _palette(rgb: NDArray[np.uint8]) -> Image.Image:
