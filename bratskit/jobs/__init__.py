@@ -1,14 +1,15 @@
 """Run many things: notebooks through papermill, and the five of them as one demo."""
 
+import importlib
 from typing import TYPE_CHECKING
 
 from bratskit.jobs.notebooks import find_notebooks, run_notebook
 from bratskit.jobs.parameters import check_parameters, read_parameters
 from bratskit.jobs.status import Status, read_status, status_path
-from bratskit.jobs.structure import check_structure
 
 if TYPE_CHECKING:
     from bratskit.jobs.begin import Run, begin_run
+    from bratskit.jobs.structure import check_structure
 
 __all__ = [
     "Run",
@@ -24,11 +25,14 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import what opens a run only when asked: it needs torch, and running notebooks does not."""
-    if name in ("Run", "begin_run"):
-        from bratskit.jobs import begin
+# Imported only when asked for: `begin` needs torch, which running a notebook does not, and
+# `structure` is a program of its own too (`python -m bratskit.jobs.structure`).
+_LATER = {"Run": "begin", "begin_run": "begin", "check_structure": "structure"}
 
-        return getattr(begin, name)
+
+def __getattr__(name: str) -> object:
+    """Import a public name at its first use."""
+    if name in _LATER:
+        return getattr(importlib.import_module(f"bratskit.jobs.{_LATER[name]}"), name)
     msg = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(msg)
