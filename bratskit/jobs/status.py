@@ -61,14 +61,17 @@ def status_path(out: Path | str, notebook: Path | str) -> Path:
 
 
 def read_status(path: Path | str) -> Status | None:
-    """Read a status file, or None where there is none.
+    """Read a status file, or None where there is none that can be read.
 
     A run that says "running" while its process is gone (power cut, `kill -9`) is "stopped".
     """
     path = Path(path)
     if not path.is_file():
         return None
-    status = Status(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        status = Status(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError):  # of another version, or damaged: it proves nothing
+        return None
     if status.state == "running" and not _is_alive(status.process):
         error = "its process was killed (out of memory?) or the machine went down"
         return dataclasses.replace(status, state="stopped", error=error)
