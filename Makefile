@@ -9,12 +9,12 @@ RECIPE ?= $(if $(DATA),laptop,tiny)
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.bratskit-installed
 
-.PHONY: help setup demo test quick notebook-tests lint lab notebooks clean
+.PHONY: help setup demo test quick slow notebook-tests lint lab notebooks clean
 help:
 	@echo "make demo [DATA=folder] [OUT=folder] [RECIPE=name]   run notebooks 01-05 and print the scores"
 	@echo "make test        everything that is checked        make quick       without the notebooks"
 	@echo "make lab         open JupyterLab on the notebooks  make notebooks   run them again and store them"
-	@echo "make lint        ruff on code and notebooks        make setup       install only"
+	@echo "make lint        ruff on code and notebooks        make slow        tests of full size, real cases"
 
 setup: $(STAMP)
 $(STAMP): requirements.txt pyproject.toml
@@ -33,6 +33,10 @@ lint: $(STAMP)
 quick: lint
 	$(BIN)/python -m pytest -q -m "not slow and not notebook and not gpu"
 	$(BIN)/python -m pytest -q --doctest-modules bratskit
+
+# Full-size phantoms, real cases where this machine has them, long trainings: not part of `test`.
+slow: $(STAMP)
+	$(BIN)/python -m pytest -q -m "slow and not notebook"
 
 # Structure of the stored notebooks, then each runs small through papermill in deterministic mode,
 # then nbval replays what papermill executed.
