@@ -16,7 +16,7 @@ CHAIN = sorted(FOLDER.glob("0[1-5]_*.ipynb"))
 MARK = "NBVAL_CHECK_OUTPUT"
 
 # What makes a notebook small; each gets those it declares.
-SMALL = {"n_cases": 6, "epochs": 1, "phantom_spacing_mm": 3.0, "deterministic": True}
+SMALL = {"recipe_name": "smoke", "n_cases": 6, "phantom_spacing_mm": 3.0, "deterministic": True}
 
 pytestmark = pytest.mark.notebook
 chain_exists = pytest.mark.skipif(len(CHAIN) < 5, reason="notebooks 01-05 are not all written")
