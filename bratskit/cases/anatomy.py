@@ -33,8 +33,8 @@ _BRAIN_CENTRE = np.array([98.0, 117.0, 80.0])
 _VENTRICLE_CENTRE = np.array([98.0, 122.0, 86.0])
 # Centre of mass of thirty BraTS brains in RAS+ millimetres of the 240x240x155 grid.
 _PHANTOM_CENTRE = np.array([119.5, 107.5, 77.0])
-# Extent of BraTS brains (138 x 170 x 138 mm) over the template's (144 x 180 x 155 mm).
-_MEAN_SCALE = np.array([0.955, 0.945, 0.905])
+# Extent of BraTS brains (138 x 170 x 138 mm) over the template's, less what the bends add.
+_MEAN_SCALE = np.array([0.925, 0.93, 0.885])
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def shape_anatomy(
     white, csf = _sample(template.white, points) / 255, _sample(template.csf, points) / 255
     sulci = grid.noise(rng, knots_mm=4).ravel()[voxels]
     widened = np.clip((26 - depth) / 20, 0, 1) * (1 - white)
-    csf = np.clip(1.25 * csf + widened * (0.3 * head.atrophy - 0.27 + 0.2 * sulci), 0, 1)
+    csf = np.clip(1.2 * csf**1.3 + widened * (0.3 * head.atrophy - 0.3 + 0.2 * sulci), 0, 1)
     crisp = np.clip((white - 0.5) * 1.8 + 0.5 + 0.12 * roughness, 0, 1)
     white = (0.5 * white + 0.5 * crisp) * (1 - csf)
     return Anatomy(

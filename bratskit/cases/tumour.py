@@ -109,7 +109,7 @@ def draw_growth(rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> Growt
     """
     kind = str(rng.choice(["ring", "solid", "patchy", "low-grade"], p=[0.6, 0.16, 0.13, 0.11]))
     core_share, enhancing_share = _draw_shares(rng, kind)
-    whole_ml = float(np.clip(np.exp(rng.normal(np.log(68), 0.85)), 2.5, 220))
+    whole_ml = float(np.clip(np.exp(rng.normal(np.log(85), 0.8)), 2.5, 230))
     axes = np.exp(rng.normal(0, 0.2, 3))
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
     points = np.stack(grid.points_mm(anatomy.voxels), axis=1)
