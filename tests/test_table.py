@@ -171,6 +171,11 @@ def test_names_are_escaped_in_html():
     assert "0.500" in page
 
 
+def test_a_narrow_column_breaks_only_before_the_interval():
+    page = Scores([row("A", 0.5), row("B", 0.75)])._repr_html_()
+    assert "0.625 [0.500,&nbsp;0.750]" in page
+
+
 def test_tables_join_and_are_picked_from():
     both = Scores([row("A", 0.5)]) + Scores([row("A", 0.7, method="other")])
     assert both.methods == ("network", "other")

@@ -56,9 +56,9 @@ def scores_html(scores: "Scores", *, kind: str = "region") -> str:
     tops = "".join(f'<th colspan="{len(names)}">{title}</th>' for title, _ in METRICS.values())
     heads = "".join(f"<th>{html.escape(name)}</th>" for _ in METRICS for name in names)
     body = "".join(
-        f"<tr><th>{html.escape(method)}</th>"
+        f"<tr><th>{_unbroken(html.escape(method))}</th>"
         + "".join(
-            f"<td>{cells.get((metric, method, name), '–')}</td>"
+            f"<td>{_unbroken(cells.get((metric, method, name), '–'))}</td>"
             for metric in METRICS
             for name in names
         )
@@ -71,6 +71,11 @@ def scores_html(scores: "Scores", *, kind: str = "region") -> str:
         f"<thead><tr><th></th>{tops}</tr><tr><th>method</th>{heads}</tr></thead>"
         f"<tbody>{body}</tbody></table><p>{notes}</p>"
     )
+
+
+def _unbroken(text: str) -> str:
+    """Let a line break only before an interval, so that narrow columns stay readable."""
+    return text.replace(" ", "&nbsp;").replace("&nbsp;[", " [")
 
 
 def _title(scores: "Scores", kind: str) -> str:
