@@ -146,6 +146,18 @@ def test_without_a_watcher_each_item_is_one_line(capsys):
     assert all("0 s" in line for line in lines)
 
 
+def test_quick_items_do_not_flood_a_log_but_the_last_is_told(capsys):
+    list(progress(range(50), "numbers"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" (")[0] for line in lines] == ["numbers 1/50", "numbers 50/50"]
+
+
+def test_slow_items_have_a_line_each(capsys, monkeypatch):
+    monkeypatch.setattr("bratskit.runtime.LINE_EVERY_S", 0.0)
+    list(progress(range(5), "numbers"))
+    assert len(capsys.readouterr().out.splitlines()) == 5
+
+
 def test_an_unknown_length_is_left_out(capsys):
     list(progress(iter("a"), "letters"))
     assert capsys.readouterr().out == "letters 1 (0 s)\n"
