@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -29,6 +31,15 @@ def test_the_same_seed_gives_the_same_bytes_on_any_number_of_workers(tmp_path: P
     make_cohort(tmp_path / "one", n_cases=2, seed=5, spacing_mm=COARSE, workers=1)
     make_cohort(tmp_path / "two", n_cases=2, seed=5, spacing_mm=COARSE, workers=2)
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+
+
+def test_a_script_without_a_guard_gets_its_workers(tmp_path: Path):
+    script = (
+        "from bratskit.cases import make_cohort\n"
+        f"make_cohort({str(tmp_path / 'piped')!r}, n_cases=2, spacing_mm=(8, 8, 8), workers=2)"
+    )
+    subprocess.run([sys.executable], input=script, text=True, check=True, capture_output=True)
+    assert len(list((tmp_path / "piped").glob("Phantom_0000?/*_seg.nii.gz"))) == 2
 
 
 def test_another_seed_gives_another_patient(phantom: Phantom):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from shutil import rmtree
@@ -111,8 +113,7 @@ def make_cohort(
         seed: Names the cohort.
         edition: Whose label integers and file names to use.
         spacing_mm: Voxel size.
-        workers: Processes at once; None means one a core. More than one needs the usual
-            `if __name__ == "__main__":` in a script.
+        workers: Processes at once; None means one a core.
 
     Returns:
         The cases, by number.
@@ -181,6 +182,23 @@ def _write_one(
     return name
 
 
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """Keep new processes from running the caller's script again, guard or no guard.
+
+    A spawned process re-imports `__main__` unless it has neither a file nor a spec; our workers
+    need nothing of it, and a script read from a pipe cannot even be found.
+    """
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main).get(name) for name in ("__file__", "__spec__")}
+    try:
+        main.__spec__ = None
+        vars(main).pop("__file__", None)
+        yield
+    finally:
+        vars(main).update({name: value for name, value in hidden.items() if value is not None})
+
+
 def _done(jobs: list[tuple], workers: int) -> Iterator[str]:
     """Yield the names of cases as they are finished."""
     if workers == 1:
@@ -188,7 +206,8 @@ def _done(jobs: list[tuple], workers: int) -> Iterator[str]:
             yield _write_one(*job)
         return
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_write_one, *job) for job in jobs]
+        with _main_hidden():
+            futures = [pool.submit(_write_one, *job) for job in jobs]
         try:
             for future in as_completed(futures):
                 yield future.result()
