@@ -100,7 +100,23 @@ def test_headline_is_the_mean_and_the_best_baseline(finished, text):
 def test_the_comparison_stays_for_a_report_without_cases(run, text):
     assert text.count("<img") == 3  # strip plot, comparison, curves
     run.cases.rename(run.path / "elsewhere")
-    assert "worst, the median and the best" in read(run)
+    assert "over the regions: worst, median, best." in read(run)
+
+
+def test_a_flight_through_the_head_comes_along_after_the_figures(run):
+    run.figures.mkdir(exist_ok=True)
+    (run.figures / "a_flight.gif").write_bytes(b"GIF89a")
+    (run.figures / "dice_by_size.png").write_bytes(b"png")
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", read(run))
+    assert captions[-2:] == ["Dice by size.", "A flight."]
+    assert 'src="data:image/gif;base64,R0lGODlh"' in read(run)
+
+
+def test_nobody_is_said_to_have_drawn_the_truth_of_a_phantom(run, text):
+    assert "drawn by people" not in text
+    csv = run.scores.read_text(encoding="utf-8")
+    run.scores.write_text(csv.replace("Phantom", "BraTS2021"), encoding="utf-8")
+    assert "drawn by people" in read(run)
 
 
 def test_broken_files_are_said_not_crashed_on(run):

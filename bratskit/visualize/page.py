@@ -32,7 +32,7 @@ th, td { text-align: right; padding: 0.28rem 0.45rem; border-bottom: 1px solid #
   white-space: nowrap; }
 th { font-weight: 600; }
 thead th { color: #5b6670; border-bottom: 1px solid #aab3bb; }
-th:first-child, td:first-child, .words td { text-align: left; }
+th:first-child, td:first-child, .words td, .words th { text-align: left; }
 thead th[colspan] { text-align: center; }
 .words td { white-space: normal; }
 .tag { font-size: 0.72rem; border: 1px solid currentColor; border-radius: 4px; padding: 0 0.3rem;
@@ -41,7 +41,7 @@ thead th[colspan] { text-align: center; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #5b6670; font-size: 0.86rem; margin-top: 0.3rem; }
 figure { overflow-x: auto; }
-@media screen and (max-width: 40rem) { figure img { max-width: none; width: 44rem; } }
+@media screen and (max-width: 40rem) { figure.wide img { max-width: none; width: 44rem; } }
 details { margin: 0.5rem 0; } summary { cursor: pointer; }
 @media print { body { font-size: 10.5pt; padding: 0; max-width: none; }
   figure, .tile, tr { break-inside: avoid; } h2 { break-after: avoid; }
@@ -94,9 +94,9 @@ def picture(data: bytes, *, alt: str, caption: str = "", kind: str = "png") -> s
     """Put a picture into the page itself."""
     code = base64.b64encode(data).decode("ascii")
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return (
-        f'<figure><img alt="{escape(alt)}" src="data:image/{kind};base64,{code}">{below}</figure>'
-    )
+    width = ' class="wide"' if kind == "png" else ""  # a figure scrolls on a phone, a GIF fits
+    source = f"data:image/{kind};base64,{code}"
+    return f'<figure{width}><img alt="{escape(alt)}" src="{source}">{below}</figure>'
 
 
 def flatten(values: Mapping[str, object], *, prefix: str = "") -> list[tuple[str, str]]:

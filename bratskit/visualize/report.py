@@ -175,12 +175,14 @@ def _pictures(
     except (OSError, ValueError) as error:
         notes.append(missing("a fresh comparison of cases", str(error)))
     shown = []
-    paths = sorted(run.figures.glob("*.png"), key=lambda path: (path.name != COMPARISON, path.name))
+    paths = [*run.figures.glob("*.png"), *run.figures.glob("*.gif")]
+    paths.sort(key=lambda path: (path.name != COMPARISON, path.suffix == ".gif", path.name))
     for path in paths:
-        caption = path.stem.replace("_", " ")
+        caption = path.stem.replace("_", " ").capitalize() + "."
         if path.name == COMPARISON:
-            caption = "The worst, the median and the best case, by mean Dice over the regions."
-        shown.append(picture(path.read_bytes(), alt=caption, caption=caption))
+            caption = f"Cases picked by mean Dice over the regions: {', '.join(chosen) or 'all'}."
+        kind = path.suffix.removeprefix(".")
+        shown.append(picture(path.read_bytes(), alt=caption, caption=caption, kind=kind))
     if not shown and not notes:
         notes = [missing("pictures", "Notebook 05 makes them.")]
     return section("Where is it right and wrong?", *shown, *notes)
@@ -276,7 +278,8 @@ def _limits(run: RunFolder, scores: Scores | None) -> str:
             f"{len(ids)} scored cases: the intervals say how far a mean would move with "
             "other patients of the same kind, not with other scanners or hospitals."
         )
-    if any(case.startswith("Phantom") for case in ids):
+    is_simulated = any(case.startswith("Phantom") for case in ids)
+    if is_simulated:
         points.append(
             "The cases are phantoms, that is simulated: their scores say that the "
             "programs work, and nothing about patients."
@@ -287,10 +290,11 @@ def _limits(run: RunFolder, scores: Scores | None) -> str:
             f"A region that is absent scores by the empty rule “{rules}”; another rule "
             "gives other means from the same masks."
         )
-    points.append(
-        "The truth was drawn by people and programs together; two experts differ as well, most "
-        "of all on the enhancing part and the non-enhancing core."
-    )
+    if not is_simulated:
+        points.append(
+            "The truth was drawn by people and programs together; two experts differ as well, "
+            "most of all on the enhancing part and the non-enhancing core."
+        )
     items = "".join(f"<li>{escape(point)}</li>" for point in points)
     return section("What it does not show", f"<ul>{items}</ul>")
 
