@@ -27,7 +27,10 @@ from bratskit.visualize.slices import (
 __all__ = ["write_flythrough"]
 
 # Tried in this order until the file is small enough: pixels a mm, slices a step, grey levels.
-EFFORTS = ((1.7, 1, 48), (1.7, 2, 48), (1.7, 2, 28), (1.3, 2, 28), (1.0, 3, 20), (0.7, 4, 16))
+EFFORTS = (
+    *((1.7, 1, 48), (1.7, 2, 48), (1.7, 2, 28), (1.3, 2, 28)),
+    *((1.0, 3, 20), (1.0, 4, 16), (1.0, 4, 12), (0.7, 4, 12)),
+)
 STRIP_PX = 58
 NARROWEST_PX = 250  # the strip's longest line
 
