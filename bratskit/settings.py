@@ -91,6 +91,8 @@ class TrainingSettings:
         warmup: Share of all steps over which the learning rate rises, before a cosine falls to 0.
         clip_norm: Largest L2 norm of the gradient.
         tumour_share: Share of patches centred on a tumour voxel.
+        extra_phantoms: Phantoms added to the training patients of a real cohort: exact truth, free,
+            and different each, where patients are few.
         augment: Whether to flip, scale and shift intensities and add noise.
         precision: Arithmetic of the forward pass; "auto" chooses by device capability.
         start_from: Checkpoint whose weights training begins with; None starts from random ones.
@@ -107,6 +109,7 @@ class TrainingSettings:
     warmup: float = 0.05
     clip_norm: float = 12.0
     tumour_share: float = 0.67
+    extra_phantoms: int = 0
     augment: bool = True
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None
@@ -118,6 +121,10 @@ class TrainingSettings:
         _check(
             0 <= self.tumour_share <= 1,
             f"tumour_share must be in [0, 1]; got {self.tumour_share}. Try 0.67.",
+        )
+        _check(
+            self.extra_phantoms >= 0,
+            f"extra_phantoms must be 0 or more; got {self.extra_phantoms}. Try 24.",
         )
         _check(
             self.learning_rate > 0,

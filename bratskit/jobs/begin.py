@@ -20,8 +20,9 @@ class Run:
     Attributes:
         folder: Where files are handed over.
         recipe: Every setting of the run.
-        cases: All cases, by id.
-        split: Which case belongs to which part.
+        cases: All cases, by id; extra phantoms too.
+        split: Which case belongs to which part; extra phantoms are training cases.
+        extra: Ids of phantoms that were added to the training part of a real cohort.
         is_phantom: Whether the cases were made here.
     """
 
@@ -29,11 +30,13 @@ class Run:
     recipe: Recipe
     cases: dict[str, Case]
     split: Split
+    extra: frozenset[str]
     is_phantom: bool
 
     def part(self, name: str) -> list[Case]:
-        """List the cases of "train", "validation" or "test"."""
-        return [self.cases[case_id] for case_id in getattr(self.split, name)]
+        """List the cohort's own cases of "train", "validation" or "test", no extra phantoms."""
+        own = [case_id for case_id in getattr(self.split, name) if case_id not in self.extra]
+        return [self.cases[case_id] for case_id in own]
 
 
 def begin_run(
@@ -73,8 +76,10 @@ def begin_run(
     if not data_dir:
         source |= {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
     recipe = _settle(folder, source, _recipe(recipe_name, seed=seed, epochs=epochs))
-    cases = _cases(folder, source)
-    split = _split(folder, cases, seed=recipe.seed)
+    own = _cases(folder, source)
+    extra = _extra_phantoms(folder, recipe) if data_dir else []
+    split = _split(folder, own, extra, seed=recipe.seed)
+    cases = [*own, *extra]
     if is_prepared:
         prepare_cohort(cases, folder.prepared, recipe=recipe)
     return Run(
@@ -82,6 +87,7 @@ def begin_run(
         recipe=recipe,
         cases={case.id: case for case in cases},
         split=split,
+        extra=frozenset(case.id for case in extra),
         is_phantom=not data_dir,
     )
 
@@ -128,11 +134,20 @@ def _cases(folder: RunFolder, source: dict[str, object]) -> list[Case]:
     )
 
 
-def _split(folder: RunFolder, cases: list[Case], *, seed: int) -> Split:
+def _extra_phantoms(folder: RunFolder, recipe: Recipe) -> list[Case]:
+    n_cases = recipe.training.extra_phantoms
+    return make_cohort(folder.cases, n_cases=n_cases, seed=recipe.seed) if n_cases else []
+
+
+def _split(folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int) -> Split:
+    """Read the manifest, or draw it: only the cohort's own cases are validated and tested on."""
     if not folder.split.exists():
-        make_split(cases, seed=seed, has_et=has_et(cases)).save(folder.split)
+        drawn = make_split(own, seed=seed, has_et=has_et(own))
+        train = (*drawn.train, *(case.id for case in extra))
+        dataclasses.replace(drawn, train=train).save(folder.split)
     split = Split.load(folder.split)
-    strangers = {*split.train, *split.validation, *split.test} - {case.id for case in cases}
+    known = {case.id for case in (*own, *extra)}
+    strangers = {*split.train, *split.validation, *split.test} - known
     if strangers:
         msg = (
             f"{folder.split} must name cases of this run; got {sorted(strangers)[:3]} among "

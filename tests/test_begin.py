@@ -1,0 +1,74 @@
+"""A run opened from any notebook is begun once, and keeps what it was begun with."""
+
+import json
+
+import pytest
+
+from bratskit.jobs import begin_run
+from bratskit.jobs.begin import _split
+from bratskit.runtime import RunFolder
+from bratskit.settings import Recipe
+
+
+@pytest.fixture
+def real_like(write_case, tmp_path):
+    """Make four small cases that stand for a cohort of patients."""
+    folder = tmp_path / "cohort"
+    for number in range(4):
+        write_case(folder, f"BraTS2021_0000{number}")
+    return folder
+
+
+def test_a_second_call_opens_the_same_run(real_like, tmp_path):
+    first = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke")
+    again = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke")
+    assert again.split == first.split
+    assert again.recipe == first.recipe
+    assert {
+        case.id for part in ("train", "validation", "test") for case in again.part(part)
+    } == set(again.cases)
+
+
+def test_a_run_refuses_another_recipe_by_name(real_like, tmp_path):
+    begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+    with pytest.raises(ValueError, match=r"recipe_name must be 'smoke'.*another run_dir"):
+        begin_run(tmp_path / "run", data_dir=real_like, recipe_name="tiny")
+
+
+def test_a_run_refuses_other_data_by_name(real_like, tmp_path):
+    begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+    with pytest.raises(ValueError, match="data_dir must be"):
+        begin_run(tmp_path / "run", recipe_name="smoke")
+
+
+def test_epochs_override_the_recipe_of_a_new_run_only(real_like, tmp_path):
+    begin_run(
+        tmp_path / "run", data_dir=real_like, recipe_name="smoke", epochs=7, is_prepared=False
+    )
+    run = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+    assert run.recipe.training.epochs == 7
+
+
+def test_extra_phantoms_are_trained_on_and_never_scored(real_like, tmp_path):
+    from bratskit.cases import find_cases
+
+    own = find_cases(real_like)
+    extra = find_cases(real_like)[:1]
+    object.__setattr__(extra[0], "id", "Phantom_00000")
+    split = _split(RunFolder(tmp_path / "run").create(), own, extra, seed=0)
+    assert "Phantom_00000" in split.train
+    assert "Phantom_00000" not in {*split.validation, *split.test}
+
+
+def test_a_manifest_of_other_cases_is_refused(real_like, tmp_path):
+    run = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+    manifest = json.loads(run.folder.split.read_text())
+    manifest["test"] = ["Nobody_1"]
+    run.folder.split.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="Delete it to draw a new split"):
+        begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+
+
+def test_the_settings_of_the_run_are_a_recipe_that_loads(real_like, tmp_path):
+    run = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+    assert Recipe.load(run.folder.settings) == run.recipe
