@@ -53,28 +53,30 @@ def write_book(path, *outputs, source="1"):
     return path
 
 
+@pytest.fixture(scope="module", params=STORED, ids=lambda path: path.stem)
+def stored(request, tmp_path_factory):
+    """Return the path of a stored notebook and its page."""
+    html = write_page(request.param, tmp_path_factory.mktemp("pages") / "page.html")
+    return request.param, Page(html.read_text(encoding="utf-8"))
+
+
 @pytest.mark.notebook
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
-def test_every_figure_and_viewer_of_a_stored_notebook_is_a_picture_without_script(path, tmp_path):
-    page = Page(write_page(path, tmp_path / "page.html").read_text(encoding="utf-8"))
+def test_every_figure_and_viewer_of_a_stored_notebook_is_a_picture_without_script(stored):
+    path, page = stored
     shown = shown_outputs(path)
-    assert shown, f"{path.name} shows no figure"
-    for data in shown:
-        kept = {kind for kind in data if kind in ("image/png", "image/jpeg", "image/svg+xml")}
-        assert kept, f"an output of {path.name} leaves no picture, only {sorted(data)}"
-    wanted = ["".join("".join(data.get("image/png", "")).split()) for data in shown]
+    assert shown, f"{path.name} stores no figure; run `make notebooks`"
+    bare = [sorted(data) for data in shown if "image/png" not in data]
+    assert not bare, f"outputs of {path.name} leave no picture: {bare}"
+    wanted = ["".join("".join(data["image/png"]).split()) for data in shown]
     there = {"".join(source.split()) for source in page.pictures}
-    missing = [
-        code[:40] for code in wanted if code and f"data:image/png;base64,{code}" not in there
-    ]
+    missing = [code[:40] for code in wanted if f"data:image/png;base64,{code}" not in there]
     assert not missing
     assert "script" not in page.tags
 
 
 @pytest.mark.notebook
-@pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
-def test_a_page_of_a_stored_notebook_loads_nothing_from_elsewhere(path, tmp_path):
-    page = Page(write_page(path, tmp_path / "page.html").read_text(encoding="utf-8"))
+def test_a_page_of_a_stored_notebook_loads_nothing_from_elsewhere(stored):
+    _, page = stored
     assert not [source for source in page.sources if re.match(r"(https?:)?//", source)]
 
 
@@ -96,6 +98,17 @@ def test_a_script_in_an_output_goes_and_one_quoted_in_a_cell_stays(tmp_path):
     assert "document.title" not in html
     assert "&lt;script&gt;" in html
     assert "script" not in Page(html).tags
+
+
+def test_a_solution_stays_folded(tmp_path):
+    book = write_book(tmp_path / "book.ipynb")
+    text = "<details><summary>Solution</summary>\n\n```python\nx = 42\n```\n</details>"
+    cell = {"cell_type": "markdown", "id": "b", "metadata": {}, "source": text}
+    content = json.loads(book.read_text(encoding="utf-8"))
+    book.write_text(json.dumps({**content, "cells": [cell]}), encoding="utf-8")
+    html = write_page(book, tmp_path / "page.html").read_text(encoding="utf-8")
+    folded = re.search(r"<details>.*?</details>", html, re.DOTALL)[0]
+    assert "42" in folded
 
 
 def test_a_file_that_is_no_notebook_is_refused(tmp_path):

@@ -19,7 +19,7 @@ def write_page(notebook: Path | str, html: Path | str) -> Path:
 
     Args:
         notebook: As stored; it is not run.
-        html: Page to write, replaced atomically. Everything is in it but the fonts of formulas.
+        html: Page to write, replaced atomically. The pictures of outputs are in it.
 
     Returns:
         The path of the page.
@@ -55,5 +55,5 @@ def _convert(notebook: Path) -> str:
         for output in cell.get("outputs", ()):
             output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
     shown = {"NbConvertBase": {"display_data_priority": list(SHOWN_FIRST)}}
-    page, _ = HTMLExporter(config=Config(shown), embed_images=True).from_notebook_node(book)
+    page, _ = HTMLExporter(config=Config(shown)).from_notebook_node(book)
     return page
