@@ -51,6 +51,7 @@ lab: $(STAMP)
 
 notebooks: $(STAMP)
 	$(BIN)/python -m bratskit.jobs.store notebooks/0*.ipynb
+	$(BIN)/python -m bratskit.jobs.samples
 
 clean:
 	rm -rf runs build *.egg-info .pytest_cache .ruff_cache
