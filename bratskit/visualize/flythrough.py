@@ -29,10 +29,11 @@ __all__ = ["write_flythrough"]
 # Tried in this order until the file is small enough: pixels a mm, slices a step, grey levels.
 EFFORTS = (
     *((1.7, 1, 48), (1.7, 2, 48), (1.7, 2, 28), (1.3, 2, 28)),
-    *((1.0, 3, 20), (1.0, 4, 16), (1.0, 4, 12), (0.7, 4, 12)),
+    *((1.0, 3, 20), (1.0, 4, 16), (0.9, 4, 12), (0.7, 4, 12)),
 )
 STRIP_PX = 58
 NARROWEST_PX = 250  # the strip's longest line
+CAPTION_PX = 180  # a narrower slice has no room for its axis beside the letter at the top
 
 
 def write_flythrough(
@@ -108,7 +109,8 @@ def _frames(
         size_px = tuple(max(16, round(length * px_a_mm)) for length in plane.size_mm)
         grey = zoom(to_grey(plane.cut(volume), window), size_px, is_smooth=True)
         fill = None if labels is None else zoom(plane.cut(labels), size_px, is_smooth=False)
-        panel = frame_panel(palette.place(grey, fill), plane, palette, title=plane.caption)
+        title = plane.caption if size_px[1] >= CAPTION_PX else plane.caption.split(" ", 1)[1]
+        panel = frame_panel(palette.place(grey, fill), plane, palette, title=title)
         spare = max(0, NARROWEST_PX - panel.shape[1])
         panel = np.pad(panel, ((0, 0), (spare // 2, spare - spare // 2)))
         if strip is None:
