@@ -14,7 +14,7 @@ import nibabel as nib
 
 from bratskit.cases.case import Case
 from bratskit.cases.nifti import write_labels
-from bratskit.cases.simulate import Phantom, make_phantom, refuse_odd_settings
+from bratskit.cases.simulate import GENERATOR, Phantom, make_phantom, refuse_odd_settings
 from bratskit.cases.volume import compress, to_disk_order
 from bratskit.labels import MODALITIES, LabelSchema, get_schema
 from bratskit.runtime import progress, write_atomically
@@ -159,7 +159,12 @@ def _is_there(
     if not path.exists():
         return False
     truth = json.loads(path.read_text(encoding="utf-8"))
-    wanted = {"seed": list(seeds), "spacing_mm": [*map(float, spacing_mm)], "edition": edition.name}
+    wanted = {
+        "seed": list(seeds),
+        "spacing_mm": [*map(float, spacing_mm)],
+        "edition": edition.name,
+        "generator": GENERATOR,
+    }
     for key, value in wanted.items():
         if truth.get(key) != value:
             msg = (

@@ -16,6 +16,8 @@ from bratskit.labels import LABELS, MODALITIES, REGIONS, get_schema
 
 __all__ = ["Phantom", "make_phantom", "refuse_odd_settings"]
 
+GENERATOR = 1  # raise it when a seed gives another phantom than before
+
 _FIELD_MM = (240.0, 240.0, 155.0)  # BraTS: 240x240x155 voxels of 1 mm
 
 
@@ -184,6 +186,7 @@ def _truth(
     truth = {
         "case": scan.id,
         "seed": [int(s) for s in seeds],
+        "generator": GENERATOR,
         "spacing_mm": list(scan.spacing_mm),
         "voxels": {"labels": labels, "regions": regions},
         "volumes_ml": {
