@@ -18,13 +18,27 @@ def test_every_slice_of_the_brain_is_a_frame_and_the_loop_never_ends(tmp_path):
         assert gif.info["duration"] == 100
 
 
+def test_the_first_frame_has_most_tumour(tmp_path):
+    scan = small_scan()
+    labels = np.zeros_like(scan.labels)
+    labels[9:19, 9:19, 14] = 2  # one slice, late in the journey
+    path = write_flythrough(scan, labels, tmp_path / "fly.gif", opacity=1.0)
+    painted = []
+    with Image.open(path) as gif:
+        for number in range(gif.n_frames):
+            gif.seek(number)
+            frame = np.asarray(gif.convert("RGB"))
+            painted.append((frame == LABEL_COLOURS[2]).all(axis=2).sum())
+    assert np.argmax(painted) == 0
+    assert painted[0] > max(painted[1:]) + 50
+
+
 def test_opaque_labels_show_in_their_colours_and_nothing_is_laid_over_without(tmp_path):
     scan = small_scan()
     counts = []
     for labels in (scan.labels, None):
         path = write_flythrough(scan, labels, tmp_path / "fly.gif", opacity=1.0)
         with Image.open(path) as gif:
-            gif.seek(10)
             frame = np.asarray(gif.convert("RGB"))
             counts.append((frame == LABEL_COLOURS[2]).all(axis=2).sum())
     assert counts[0] > counts[1] + 50  # the legend's swatch stays

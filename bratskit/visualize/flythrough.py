@@ -50,6 +50,8 @@ def write_flythrough(
 ) -> Path:
     """Write a looping GIF of all slices of the brain along one axis, one palette for all of them.
 
+    It begins where there is most tumour, so that paper and a page that does not play it show that.
+
     Args:
         scan: The patient, native grid.
         labels: Internal labels `(I, J, K)` laid over the image; None lays nothing over.
@@ -79,7 +81,8 @@ def write_flythrough(
     def write(temporary: Path) -> None:
         for px_a_mm, step, n_grey in EFFORTS:
             palette = Palette(opacity=opacity, n_grey=n_grey)
-            indices = range(*first.box[AXES[axis]], step)
+            start, stop = first.box[AXES[axis]]
+            indices = [*range(first.index, stop, step), *range(start, first.index, step)]
             planes = [
                 make_plane(scan, axis, index, box=first.box, convention=convention)
                 for index in indices
