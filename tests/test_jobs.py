@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from bratskit.jobs import check_parameters, read_parameters, read_status, run_notebook, status_path
-from bratskit.jobs.store import store_notebook
+from bratskit.jobs.store import clean, store_notebook
 from bratskit.jobs.structure import absolute_paths, check_structure
 
 PARAMETERS = """epochs = 2  # passes over the data
@@ -267,6 +267,13 @@ def test_storing_keeps_ids_and_leaves_nothing_of_the_run(tmp_path):
 
 
 @pytest.mark.notebook
+def test_lines_printed_one_by_one_are_stored_as_one_block():
+    streams = [("stdout", "1\n"), ("stdout", "2\n"), ("stderr", "oh\n"), ("stdout", "3\n")]
+    outputs = [{"output_type": "stream", "name": name, "text": text} for name, text in streams]
+    stored = clean({"cells": [{"metadata": {}, "outputs": outputs}]})["cells"][0]["outputs"]
+    assert [output["text"] for output in stored] == ["1\n2\n", "oh\n", "3\n"]
+
+
 def test_an_absolute_path_in_an_output_is_not_stored(tmp_path):
     book = write_notebook(tmp_path / "a.ipynb", "assert 1", "assert 2\nprint('/home/me/data')")
     before = book.read_bytes()

@@ -18,7 +18,7 @@ def clean(book: dict) -> dict:
     """Return a notebook without what a run leaves behind and no reader wants.
 
     Papermill's and the widgets' metadata, timings and the kernel's version go; cell ids, tags,
-    sources and outputs stay.
+    sources and outputs stay. Printed lines that came one by one are joined into one block.
     """
     cells = []
     for cell in book["cells"]:
@@ -28,12 +28,25 @@ def clean(book: dict) -> dict:
         kept = {
             key: cell["metadata"][key] for key in KEPT_CELL_METADATA if cell["metadata"].get(key)
         }
-        cells.append({**cell, "metadata": kept})
+        outputs = {"outputs": _join_streams(cell["outputs"])} if "outputs" in cell else {}
+        cells.append({**cell, **outputs, "metadata": kept})
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     return {**book, "cells": cells, "metadata": metadata}
+
+
+def _join_streams(outputs: list[dict]) -> list[dict]:
+    joined: list[dict] = []
+    for output in outputs:
+        before = joined[-1] if joined else {}
+        if output["output_type"] == "stream" and output["name"] == before.get("name"):
+            text = "".join(before["text"]) + "".join(output["text"])
+            joined[-1] = {**before, "text": text}
+        else:
+            joined.append(output)
+    return joined
 
 
 def store_notebook(path: Path | str) -> None:
