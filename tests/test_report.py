@@ -1,5 +1,6 @@
 """The report is one page that stands alone, says what is missing, and marks the right cases."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -95,6 +96,14 @@ def test_headline_is_the_mean_and_the_best_baseline(finished, text):
     dices = Scores.load(finished.scores).pick(method="network", name="WT").column("dice")
     assert f"WT Dice<b>{dices.mean():.2f}</b>" in text
     assert "best baseline 0.00" in text
+    assert "not above" not in text
+
+
+def test_a_headline_that_no_baseline_trails_says_so(run):
+    rows = Scores.load(run.scores)
+    swapped = {"network": "predict nothing", "predict nothing": "network"}
+    Scores(dataclasses.replace(row, method=swapped[row.method]) for row in rows).save(run.scores)
+    assert read(run).count("not above the best baseline") == 3
 
 
 def test_the_comparison_stays_for_a_report_without_cases(run, text):

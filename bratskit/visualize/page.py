@@ -41,7 +41,8 @@ thead th[colspan] { text-align: center; }
 figure { margin: 1rem 0; } figure img { max-width: 100%; height: auto; display: block; }
 figcaption { color: #5b6670; font-size: 0.86rem; margin-top: 0.3rem; }
 figure { overflow-x: auto; }
-@media screen and (max-width: 40rem) { figure.wide img { max-width: none; width: 44rem; } }
+@media screen and (max-width: 40rem) { figure.wide img { max-width: none; width: 44rem; }
+  .tile { flex-basis: 100%; max-width: none; } }
 details { margin: 0.5rem 0; } summary { cursor: pointer; }
 @media print { body { font-size: 10.5pt; padding: 0; max-width: none; }
   figure, .tile, tr { break-inside: avoid; } h2 { break-after: avoid; }

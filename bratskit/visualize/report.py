@@ -107,8 +107,10 @@ def _headline(scores: Scores | None, method: str) -> str:
     for row in (row for row in rows if row.method == method):
         others = [other.dice.mean for other in rows if other.name == row.name and other is not row]
         known = [mean for mean in others if not math.isnan(mean)]
-        beside = f"best baseline {max(known):.2f}" if known else "no baseline"
         dice = row.dice
+        beside = f"best baseline {max(known):.2f}" if known else "no baseline"
+        if known and dice.mean <= max(known):
+            beside = f'<i class="worst">not above the {beside}</i>'
         interval = f"<span>95 % interval {dice.low:.2f}–{dice.high:.2f}</span>"
         spread = "" if math.isnan(dice.low) else interval
         tiles.append(
