@@ -212,8 +212,17 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path | str) -> "Recipe":
-        """Read a recipe that `save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        """Read a recipe that `save` wrote.
+
+        Raises:
+            ValueError: The file is no JSON, or no recipe.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            msg = f"{path} must be a recipe in JSON; got damaged text ({error}). Delete the file."
+            raise ValueError(msg) from error
+        return cls.from_dict(values)
 
 
 def _check(holds: bool, msg: str) -> None:
@@ -233,10 +242,11 @@ def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.An
     return cls(**built)
 
 
-# "tiny" sees the whole brain at 2 mm, so that a laptop CPU learns in minutes; what that costs
-# small lesions is the ceiling that notebook 01 draws. "laptop" keeps 1 mm and cuts patches.
-# "unet-a" is reference pipeline A of the project's brief. "smoke" learns next to nothing: it shows
-# in seconds that everything runs.
+# "tiny" works at 2 mm, where a patch holds most of a brain and a CPU learns in minutes; what
+# that costs small lesions is the ceiling that notebook 01 draws. "laptop" works at 1.5 mm, mixes
+# phantoms into few patients, and slides windows as large as its patches, because InstanceNorm ties
+# the answer to the window. "unet-a" is reference pipeline A of the project's brief.
+# "smoke" learns next to nothing: it shows in seconds that everything runs.
 RECIPES = {
     recipe.name: recipe
     for recipe in (
@@ -270,11 +280,19 @@ RECIPES = {
         ),
         Recipe(
             name="laptop",
-            network=NetworkSettings(channels=(8, 16, 32, 64, 128)),
+            geometry=GeometrySettings(spacing_mm=(1.5, 1.5, 1.5)),
+            network=NetworkSettings(channels=(16, 32, 64, 128, 128), norm="instance"),
             training=TrainingSettings(
-                patch_vox=(80, 80, 80), batch=2, epochs=40, steps_per_epoch=50, learning_rate=2e-3
+                patch_vox=(80, 80, 80),
+                batch=1,
+                epochs=50,
+                steps_per_epoch=50,
+                validate_every=5,
+                extra_phantoms=24,
             ),
-            inference=InferenceSettings(mode="single", smallest_component_vox=50),
+            inference=InferenceSettings(
+                mode="window", window_vox=(80, 80, 80), smallest_component_vox=50
+            ),
         ),
         Recipe(
             name="unet-a",
