@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        with _plain_warnings(options.command):
+            return options.run(options)
     except KeyboardInterrupt:
         _complain(options.command, "stopped; the same command goes on from there")
         return INTERRUPTED
@@ -52,6 +54,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _complain(command: str, message: str) -> None:
     for line in message.splitlines():  # a cohort's message has one line a case
         sys.stderr.write(f"bratskit {command}: {line.strip()}\n")
+
+
+@contextlib.contextmanager
+def _plain_warnings(command: str) -> Iterator[None]:
+    """Show a warning as one line without the source line it came from, as a refusal is shown."""
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        _complain(command, f"warning: {' '.join(str(message).split())}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def _say(message: str) -> None:
@@ -90,7 +104,6 @@ def _check(options: argparse.Namespace) -> int:
 def _phantom(options: argparse.Namespace) -> int:
     from bratskit.cases.phantom import make_cohort
 
-    RunFolder(options.out).create()
     cases = make_cohort(
         options.out,
         n_cases=options.cases,
@@ -133,10 +146,6 @@ def _train(options: argparse.Namespace) -> int:
         raise FileNotFoundError(msg)
     _refuse_other_grid(options.prepared / ids[0], recipe)
     split = Split.load(run.split) if run.split.exists() else make_split(ids, seed=recipe.seed)
-    run.create()
-    split.save(run.split)
-    if options.resume is False or not run.last.exists():  # else `train` compares with its own
-        recipe.save(run.settings)
     history = train(
         options.prepared,
         run,
@@ -145,7 +154,8 @@ def _train(options: argparse.Namespace) -> int:
         max_minutes=options.max_minutes,
         resume=options.resume is not False,
     )
-    _say(f"{len(history)} of {recipe.training.epochs} epochs are done; best weights: {run.best}")
+    best = f"; best weights: {run.best}" if run.best.exists() else ""
+    _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")
     return 0
 
 
@@ -189,6 +199,9 @@ def _evaluate(options: argparse.Namespace) -> int:
     from bratskit.evaluate import Scores, evaluate_paths
 
     if options.out is not None:
+        if options.out.is_dir():
+            msg = f"CSV must be a file; got the folder {options.out}. Try {options.out}/scores.csv."
+            raise IsADirectoryError(msg)
         RunFolder(options.out.absolute().parent).create()
     scores = Scores()
     for rule in CONVENTIONS[options.convention]:
@@ -203,12 +216,16 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    if not options.dir.is_dir():
-        msg = f"RUN must be a run folder; got {options.dir}. Make one with `bratskit demo`."
+    run = RunFolder(options.dir)
+    if not any(path.exists() for path in (run.settings, run.history, run.scores)):
+        msg = (
+            f"RUN must be a run folder, with settings.json, history.jsonl or scores.csv; got "
+            f"{options.dir}. Make one with `bratskit demo`."
+        )
         raise FileNotFoundError(msg)
     from bratskit.visualize.report import write_report
 
-    _say(f"Report: {write_report(RunFolder(options.dir))}")
+    _say(f"Report: {write_report(run)}")
     return 0
 
 

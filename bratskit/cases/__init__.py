@@ -1,7 +1,13 @@
 """Know where cases come from: find, load, check, split and write them; nothing is learned here."""
 
 from bratskit.cases.case import Case, Scan
-from bratskit.cases.check import Finding, check_case, check_folder, findings_table
+from bratskit.cases.check import (
+    Finding,
+    check_case,
+    check_folder,
+    findings_table,
+    refuse_problems,
+)
 from bratskit.cases.find import find_cases
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
 from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
@@ -24,6 +30,7 @@ __all__ = [
     "make_phantom",
     "make_split",
     "patient_of",
+    "refuse_problems",
     "write_labels",
     "write_phantom",
     "write_volume",

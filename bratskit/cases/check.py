@@ -15,7 +15,7 @@ from bratskit.cases.volume import Volume, read_volume, refuse_other_grid
 from bratskit.labels import LABELS, MODALITIES, LabelSchema, get_schema
 from bratskit.runtime import progress
 
-__all__ = ["Finding", "check_case", "check_folder", "findings_table"]
+__all__ = ["Finding", "check_case", "check_folder", "findings_table", "refuse_problems"]
 
 Severity = Literal["problem", "warning", "note"]
 
@@ -112,6 +112,23 @@ def check_case(case: Case) -> list[Finding]:
     if mask is not None:
         findings += _check_mask(case, mask, images)
     return _joined(findings)
+
+
+def refuse_problems(cases: Sequence[Case]) -> None:
+    """Read every file once before hours of work begin, and refuse a cohort with a problem in it.
+
+    Raises:
+        ValueError: Some cases have problems; one line for each.
+    """
+    findings = [item for case in progress(cases, "checking cases") for item in check_case(case)]
+    problems = [item for item in findings if item.severity == "problem"]
+    if problems:
+        lines = [f"{item.case}, {item.where}: {item.what}. {item.mend}" for item in problems]
+        msg = (
+            f"{len({item.case for item in problems})} of {len(cases)} cases have problems, and "
+            "nothing was begun. Mend them or move them elsewhere, then start again:\n"
+        )
+        raise ValueError(msg + "\n".join(lines))
 
 
 def findings_table(findings: Sequence[Finding]) -> str:

@@ -137,6 +137,9 @@ def _read_bytes(path: Path, what: str) -> bytes:
         msg = f"{what} must exist; got no file at {path}. Copy it there again."
         raise FileNotFoundError(msg)
     raw = path.read_bytes()
+    if not raw:
+        msg = f"{what} must hold an image; got an empty file. Copy or download {path} again."
+        raise ValueError(msg)
     if not raw.startswith(b"\x1f\x8b"):  # gzip's own magic: suffixes lie
         return raw
     try:

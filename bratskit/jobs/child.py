@@ -90,7 +90,10 @@ def describe(error: BaseException) -> dict[str, object]:
     """Return the failing cell's execution count and the last line of its error."""
     if hasattr(error, "ename"):  # papermill's own error knows the cell
         lines = str(error.evalue).strip().splitlines() or [""]
-        return {"cell": error.exec_count, "error": f"{error.ename}: {lines[-1]}".rstrip(": ")}
+        return {
+            "cell": error.exec_count,
+            "error": f"{error.ename}: {lines[-1].strip()}".rstrip(": "),
+        }
     lines = str(error).strip().splitlines() or [""]
     return {"error": f"{type(error).__name__}: {lines[-1]}"}
 

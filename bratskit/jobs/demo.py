@@ -38,16 +38,19 @@ def run_demo(
 
     Raises:
         FileNotFoundError: The data folder or the notebooks do not exist.
-        ValueError: The data folder holds no readable case, or no such recipe or parameter exists.
+        ValueError: The data folder holds no case or a damaged one (nothing is written then), or
+            no such recipe or parameter exists.
         RuntimeError: A notebook failed; the message names the cell and its error.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
     recipe = recipe or ("tiny" if data is None else "laptop")
     get_recipe(recipe)
-    values = {"data_dir": _data_folder(data), "recipe_name": recipe, **parameters}
+    run = RunFolder(Path(out).expanduser().resolve())
     notebooks = find_notebooks("0[1-5]_*.ipynb")
     _refuse_undeclared(parameters, notebooks)
-    run = RunFolder(Path(out).expanduser().resolve()).create()
+    data_dir = _data_folder(data, is_new=not run.source.exists())
+    values = {"data_dir": data_dir, "recipe_name": recipe, **parameters}
+    run.create()
     values["run_dir"] = str(run.path)
     ran_before = False
     for number, notebook in enumerate(notebooks, start=1):
@@ -66,20 +69,22 @@ def run_demo(
         )
         if status.state != "done":
             seen = f" Its cells so far: {status.output}." if status.output else ""
-            msg = f"{status}.{seen} The same command goes on from there."
+            msg = f"{str(status).rstrip('.')}.{seen} The same command goes on from there."
             raise RuntimeError(msg)
         on_line(f"    done in {status.seconds:.0f} s")
     _show_scores(run, on_line)
     return run
 
 
-def _data_folder(data: Path | str | None) -> str:
+def _data_folder(data: Path | str | None, *, is_new: bool) -> str:
     if data is None:
         return ""
-    from bratskit.cases import find_cases
+    from bratskit.cases import find_cases, refuse_problems
 
     folder = Path(data).expanduser().resolve()
-    find_cases(folder, require_labels=True)
+    cases = find_cases(folder, require_labels=True)
+    if is_new:  # a run that was begun has prepared them, or will say which it cannot
+        refuse_problems(cases)
     return str(folder)
 
 

@@ -33,7 +33,9 @@ class PredictionError(ValueError):
     def __init__(self, failed: dict[str, str], written: list[Path]) -> None:
         self.failed = failed
         self.written = written
-        reasons = "; ".join(f"{case_id}: {why}" for case_id, why in failed.items())
+        reasons = "; ".join(
+            why if case_id in why else f"{case_id}: {why}" for case_id, why in failed.items()
+        )
         super().__init__(
             f"{len(failed)} of {len(failed) + len(written)} cases failed, the others are written. "
             f"{reasons} Mend or leave out these cases and run again: finished ones are kept."

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -85,22 +87,42 @@ class _Stored(Prepared):
 
     @property
     def image(self) -> NDArray[np.float16]:
-        return np.load(self._folder / "image.npy", mmap_mode="r")
+        return self._load("image.npy")
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
-        return np.load(self._folder / "labels.npy", mmap_mode="r") if self._has_labels else None
+        return self._load("labels.npy") if self._has_labels else None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        return np.load(self._folder / "mask.npy", mmap_mode="r")
+        return self._load("mask.npy")
 
     @cached_property
     def foreground(self) -> dict[int, NDArray[np.int32]]:
         if not self._has_labels:
             return {}
-        with np.load(self._folder / "foreground.npz") as stored:
+        with self._whole("foreground.npz") as path, path.open("rb") as file:
+            stored = np.load(file)
             return {int(label): stored[label] for label in stored.files}
+
+    def _load(self, name: str) -> np.ndarray:
+        with self._whole(name) as path:
+            return np.load(path, mmap_mode="r")
+
+    @contextmanager
+    def _whole(self, name: str) -> Iterator[Path]:
+        path = self._folder / name
+        try:
+            yield path
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise _damaged(path) from error
+
+
+def _damaged(path: Path) -> ValueError:
+    return ValueError(
+        f"{path} must be a whole file of a prepared case; got a missing or damaged one. "
+        f"Delete {path.parent}, then `bratskit prepare DATA {path.parent.parent}` makes it again."
+    )
 
 
 def foreground_index(
@@ -188,6 +210,7 @@ def read_receipt(folder: Path | str) -> dict[str, object]:
 
     Raises:
         FileNotFoundError: There is no receipt; names the command that makes one.
+        ValueError: It is damaged.
     """
     path = Path(folder) / "receipt.json"
     if not path.is_file():
@@ -197,7 +220,10 @@ def read_receipt(folder: Path | str) -> dict[str, object]:
             f"Make it with `bratskit prepare DATA {store}`; it holds {list_prepared(store)[:5]}."
         )
         raise FileNotFoundError(msg)
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path) from error
 
 
 def read_patch(

