@@ -6,9 +6,10 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from shutil import rmtree
+from threading import Thread
 
 import nibabel as nib
 
@@ -175,6 +176,16 @@ def _is_there(
     return True
 
 
+def _leave_with_parent() -> None:
+    """End this worker when the process that started it is gone, killed -9 included."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
+
+
 def _write_one(
     folder: Path,
     name: str,
@@ -210,7 +221,8 @@ def _done(jobs: list[tuple], workers: int) -> Iterator[str]:
         for job in jobs:
             yield _write_one(*job)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_leave_with_parent) as pool:
         with _main_hidden():
             futures = [pool.submit(_write_one, *job) for job in jobs]
         try:
