@@ -14,6 +14,7 @@ import torch
 
 from bratskit.cases import find_cases
 from bratskit.cli import main
+from bratskit.jobs import begin_run
 from bratskit.networks import build_network, save_checkpoint
 from bratskit.runtime import RunFolder
 from bratskit.settings import RECIPES, GeometrySettings, NetworkSettings, Recipe, TrainingSettings
@@ -128,6 +129,18 @@ def test_the_demo_refuses_a_damaged_cohort_before_anything_is_made(name, data, t
     assert len(said) == (1 if name == "missing" else 2)  # names are read first, files after
     assert f"{BROKEN}_{kind}" in said[-1]
     assert named in said[-1]
+    assert tree(tmp_path) == before
+
+
+def test_the_demo_leaves_a_run_alone_that_was_begun_with_other_settings(data, tmp_path, capsys):
+    begin_run(tmp_path / "run", data_dir=data, recipe_name="nano", is_prepared=False)
+    before = tree(tmp_path)
+    for words, named in ((["--data", data, "--recipe", "tiny"], "recipe"), ([], "data_dir")):
+        words = ["demo", "--out", tmp_path / "run", "--recipe", "nano", *words]
+        code, said = run(capsys, *words)
+        assert (code, len(said)) == (2, 1)
+        assert named in said[0]
+        assert "was begun" in said[0]
     assert tree(tmp_path) == before
 
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bratskit.cases import Case, Split, find_cases, has_et, make_cohort, make_split
-from bratskit.preprocess import prepare_cohort
 from bratskit.runtime import RunFolder, write_atomically
 from bratskit.settings import Recipe, get_recipe
 
-__all__ = ["Run", "begin_run"]
+__all__ = ["Run", "begin_run", "refuse_other_run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,15 +71,15 @@ def begin_run(
         PermissionError: The folder cannot be written to.
     """
     folder = RunFolder(Path(run_dir).expanduser()).create()
-    source = {"data_dir": str(Path(data_dir).expanduser().resolve()) if data_dir else ""}
-    if not data_dir:
-        source |= {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
+    source = _source(data_dir, n_cases=n_cases, seed=seed, spacing_mm=phantom_spacing_mm)
     recipe = _settle(folder, source, _recipe(recipe_name, seed=seed, epochs=epochs))
     own = _cases(folder, source)
     extra = _extra_phantoms(folder, recipe) if data_dir else []
     split = _split(folder, own, extra, seed=recipe.seed)
     cases = [*own, *extra]
     if is_prepared:
+        from bratskit.preprocess import prepare_cohort  # needs torch; a look at a run does not
+
         prepare_cohort(cases, folder.prepared, recipe=recipe)
     return Run(
         folder=folder,
@@ -92,6 +91,32 @@ def begin_run(
     )
 
 
+def refuse_other_run(
+    run_dir: Path | str,
+    *,
+    data_dir: Path | str = "",
+    recipe_name: str = "tiny",
+    n_cases: int = 16,
+    seed: int = 0,
+    phantom_spacing_mm: float = 1.0,
+) -> None:
+    """Refuse what `begin_run` would refuse, before anything is run; nothing is written.
+
+    Raises:
+        ValueError: The folder was begun with another recipe or other data; says which.
+    """
+    source = _source(data_dir, n_cases=n_cases, seed=seed, spacing_mm=phantom_spacing_mm)
+    _begun(RunFolder(Path(run_dir).expanduser()), source, recipe_name=recipe_name, seed=seed)
+
+
+def _source(
+    data_dir: Path | str, *, n_cases: int, seed: int, spacing_mm: float
+) -> dict[str, object]:
+    if data_dir:
+        return {"data_dir": str(Path(data_dir).expanduser().resolve())}
+    return {"data_dir": "", "n_cases": n_cases, "seed": seed, "spacing_mm": spacing_mm}
+
+
 def _recipe(name: str, *, seed: int, epochs: int) -> Recipe:
     recipe = dataclasses.replace(get_recipe(name), seed=seed)
     if not epochs:
@@ -100,26 +125,35 @@ def _recipe(name: str, *, seed: int, epochs: int) -> Recipe:
 
 
 def _settle(folder: RunFolder, source: dict[str, object], wanted: Recipe) -> Recipe:
-    """Keep the settings and source of a begun run, refusing others by name."""
-    if folder.source.exists() and folder.settings.exists():
-        begun = json.loads(folder.source.read_text(encoding="utf-8"))
-        recipe = Recipe.load(folder.settings)
-        for name, got, kept in (
-            ("recipe_name", wanted.name, recipe.name),
-            ("seed", wanted.seed, recipe.seed),
-            *((name, source.get(name), begun.get(name)) for name in sorted({*source, *begun})),
-        ):
-            if got != kept:
-                msg = (
-                    f"{name} must be {kept!r}, with which {folder.path} was begun; got {got!r}. "
-                    "Choose another run_dir, or delete that folder to begin anew."
-                )
-                raise ValueError(msg)
-        return recipe
+    begun = _begun(folder, source, recipe_name=wanted.name, seed=wanted.seed)
+    if begun is not None:
+        return begun
     write_atomically(folder.settings, wanted.save)
     text = json.dumps(source, indent=2) + "\n"
     write_atomically(folder.source, lambda path: path.write_text(text, encoding="utf-8"))
     return wanted
+
+
+def _begun(
+    folder: RunFolder, source: dict[str, object], *, recipe_name: str, seed: int
+) -> Recipe | None:
+    """Return the recipe of a begun run, refusing another one or another source by name."""
+    if not (folder.source.exists() and folder.settings.exists()):
+        return None
+    begun = json.loads(folder.source.read_text(encoding="utf-8"))
+    recipe = Recipe.load(folder.settings)
+    for name, got, kept in (
+        ("recipe_name", recipe_name, recipe.name),
+        ("seed", seed, recipe.seed),
+        *((name, source.get(name), begun.get(name)) for name in sorted({*source, *begun})),
+    ):
+        if got != kept:
+            msg = (
+                f"{name} must be {kept!r}, with which {folder.path} was begun; got {got!r}. "
+                "Choose another run_dir, or delete that folder to begin anew."
+            )
+            raise ValueError(msg)
+    return recipe
 
 
 def _cases(folder: RunFolder, source: dict[str, object]) -> list[Case]:

@@ -38,8 +38,8 @@ def run_demo(
 
     Raises:
         FileNotFoundError: The data folder or the notebooks do not exist.
-        ValueError: The data folder holds no case or a damaged one (nothing is written then), or
-            no such recipe or parameter exists.
+        ValueError: The data folder holds no case or a damaged one (nothing is written then), the
+            run was begun with other settings, or no such recipe or parameter exists.
         RuntimeError: A notebook failed; the message names the cell and its error.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
@@ -48,8 +48,11 @@ def run_demo(
     run = RunFolder(Path(out).expanduser().resolve())
     notebooks = find_notebooks("0[1-5]_*.ipynb")
     _refuse_undeclared(parameters, notebooks)
-    data_dir = _data_folder(data, is_new=not run.source.exists())
+    data_dir = "" if data is None else str(Path(data).expanduser().resolve())
     values = {"data_dir": data_dir, "recipe_name": recipe, **parameters}
+    _refuse_other_run(run, {**read_parameters(notebooks[0]), **values})
+    if data_dir:
+        _refuse_bad_data(data_dir, is_new=not run.source.exists())
     run.create()
     values["run_dir"] = str(run.path)
     ran_before = False
@@ -76,16 +79,19 @@ def run_demo(
     return run
 
 
-def _data_folder(data: Path | str | None, *, is_new: bool) -> str:
-    if data is None:
-        return ""
+def _refuse_bad_data(folder: str, *, is_new: bool) -> None:
     from bratskit.cases import find_cases, refuse_problems
 
-    folder = Path(data).expanduser().resolve()
     cases = find_cases(folder, require_labels=True)
     if is_new:  # a run that was begun has prepared them, or will say which it cannot
         refuse_problems(cases)
-    return str(folder)
+
+
+def _refuse_other_run(run: RunFolder, values: dict[str, Value]) -> None:
+    from bratskit.jobs.begin import refuse_other_run
+
+    asked = ("data_dir", "recipe_name", "n_cases", "seed", "phantom_spacing_mm")
+    refuse_other_run(run.path, **{name: values[name] for name in asked if name in values})
 
 
 def _refuse_undeclared(parameters: dict[str, Value], notebooks: list[Path]) -> None:
