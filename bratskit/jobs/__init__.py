@@ -25,8 +25,8 @@ __all__ = [
 ]
 
 
-# Imported only when asked for: `begin` needs numpy and nibabel, which running a notebook does not, and
-# `structure` is a program of its own too (`python -m bratskit.jobs.structure`).
+# Imported only when asked for: `begin` needs numpy and nibabel, which running a notebook does not,
+# and `structure` is a program of its own too (`python -m bratskit.jobs.structure`).
 _LATER = {"Run": "begin", "begin_run": "begin", "check_structure": "structure"}
 
 
