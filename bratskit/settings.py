@@ -244,7 +244,7 @@ def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.An
 
 # "tiny" works at 2 mm, where a patch holds most of a brain and a CPU learns in minutes; what
 # that costs small lesions is the ceiling that notebook 01 draws. "laptop" works at 1.5 mm, mixes
-# phantoms into few patients, and slides windows as large as its patches, because InstanceNorm ties
+# phantoms into few patients. Both slide windows as large as their patches, because InstanceNorm ties
 # the answer to the window. "unet-a" is reference pipeline A of the project's brief.
 # "smoke" learns next to nothing: it shows in seconds that everything runs.
 RECIPES = {
@@ -267,16 +267,16 @@ RECIPES = {
         Recipe(
             name="tiny",
             geometry=GeometrySettings(spacing_mm=(2.0, 2.0, 2.0)),
-            network=NetworkSettings(channels=(8, 16, 32, 64, 128)),
+            network=NetworkSettings(channels=(8, 16, 32, 64, 128), norm="instance"),
             training=TrainingSettings(
                 patch_vox=(64, 64, 64),
                 batch=2,
-                epochs=12,
+                epochs=16,
                 steps_per_epoch=50,
-                validate_every=3,
-                learning_rate=3e-3,
+                validate_every=4,
+                learning_rate=2e-3,
             ),
-            inference=InferenceSettings(mode="single", window_vox=(64, 64, 64)),
+            inference=InferenceSettings(mode="window", window_vox=(64, 64, 64)),
         ),
         Recipe(
             name="laptop",
@@ -285,7 +285,7 @@ RECIPES = {
             training=TrainingSettings(
                 patch_vox=(80, 80, 80),
                 batch=1,
-                epochs=50,
+                epochs=40,
                 steps_per_epoch=50,
                 validate_every=5,
                 extra_phantoms=24,

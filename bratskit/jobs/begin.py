@@ -43,7 +43,7 @@ def begin_run(
     *,
     data_dir: Path | str = "",
     recipe_name: str = "tiny",
-    n_cases: int = 16,
+    n_cases: int = 30,
     seed: int = 0,
     epochs: int = 0,
     phantom_spacing_mm: float = 1.0,
@@ -96,7 +96,7 @@ def refuse_other_run(
     *,
     data_dir: Path | str = "",
     recipe_name: str = "tiny",
-    n_cases: int = 16,
+    n_cases: int = 30,
     seed: int = 0,
     phantom_spacing_mm: float = 1.0,
 ) -> None:
