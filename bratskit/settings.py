@@ -243,10 +243,10 @@ def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.An
 
 
 # "tiny" works at 2 mm, where a patch holds most of a brain and a CPU learns in minutes; what
-# that costs small lesions is the ceiling that notebook 01 draws. "laptop" works at 1.5 mm, mixes
-# phantoms into few patients. Both slide windows as large as their patches, because InstanceNorm ties
-# the answer to the window. "unet-a" is reference pipeline A of the project's brief.
-# "smoke" learns next to nothing: it shows in seconds that everything runs.
+# that costs small lesions is the ceiling that notebook 01 draws. "laptop" works at 1.5 mm and
+# mixes phantoms into few patients. Both slide windows as large as their patches, because
+# InstanceNorm ties the answer to the window. "unet-a" is reference pipeline A of the project's
+# brief. "smoke" learns next to nothing: it shows in seconds that everything runs.
 RECIPES = {
     recipe.name: recipe
     for recipe in (
