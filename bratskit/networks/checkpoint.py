@@ -159,7 +159,8 @@ def saved_model(folder: Path | str | None = None) -> Path:
     files = sorted(folder.glob("*.pt"))
     if not files:
         msg = (
-            f"saved model must be in {folder}; got no *.pt file there. Train one with `make demo`."
+            f"saved model must be in {folder}; got no *.pt file there. Train one with `make demo`, "
+            "then `python -m bratskit.jobs.ship runs/demo saved_model NAME`."
         )
         raise FileNotFoundError(msg)
     path = files[-1]
