@@ -263,3 +263,9 @@ def test_writing_that_fails_leaves_the_old_file_and_nothing_beside_it(scan, tmp_
         write_labels(np.zeros_like(scan.labels), path, like=scan)
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == ["out.nii.gz"]
+
+
+def test_numbers_that_a_3d_volume_leaves_unused_come_back_as_they_were(scan, tmp_path):
+    scan.header["pixdim"][4:] = 0  # as many real files have it; nibabel writes 1
+    written = write_labels(scan.labels, tmp_path / "out.nii.gz", like=scan)
+    assert nib.load(written).header["pixdim"][4:].tolist() == [0, 0, 0, 0]

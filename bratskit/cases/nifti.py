@@ -241,6 +241,7 @@ def _header_like(like: Scan, stored: NDArray[np.generic]) -> nib.Nifti1Header:
     header = like.header.copy().as_byteswapped("<")
     header.set_data_dtype(stored.dtype)
     header.set_data_shape(stored.shape)
+    header["pixdim"][4:] = like.header["pixdim"][4:]  # nibabel resets what 3D leaves unused
     header["cal_min"] = header["cal_max"] = 0  # the display window of another volume
     header["vox_offset"] = 0  # nibabel fills it in
     return header
