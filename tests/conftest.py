@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ REAL_CASES = Path(__file__).parents[1] / ".." / "shared" / "data" / "brats"
 
 # Orientation of every BraTS file: first axis to the right, second to the back (nibabel: LPS).
 BRATS_AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+# A shell that runs the suite in the background has Ctrl-C ignored, and every child inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
