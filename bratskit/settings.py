@@ -271,7 +271,7 @@ RECIPES = {
             training=TrainingSettings(
                 patch_vox=(64, 64, 64),
                 batch=2,
-                epochs=16,
+                epochs=24,
                 steps_per_epoch=50,
                 validate_every=4,
                 learning_rate=2e-3,
@@ -285,13 +285,13 @@ RECIPES = {
             training=TrainingSettings(
                 patch_vox=(80, 80, 80),
                 batch=1,
-                epochs=40,
+                epochs=60,
                 steps_per_epoch=50,
                 validate_every=5,
                 extra_phantoms=24,
             ),
             inference=InferenceSettings(
-                mode="window", window_vox=(80, 80, 80), smallest_component_vox=50
+                mode="window", window_vox=(80, 80, 80), smallest_component_vox=500
             ),
         ),
         Recipe(
