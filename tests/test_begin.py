@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from bratskit.jobs import begin_run
+from bratskit.jobs import begin, begin_run
 from bratskit.jobs.begin import _split
 from bratskit.runtime import RunFolder
-from bratskit.settings import Recipe
+from bratskit.settings import Recipe, get_recipe
 
 
 @pytest.fixture
@@ -54,10 +54,19 @@ def test_extra_phantoms_are_trained_on_and_never_scored(real_like, tmp_path):
 
     own = find_cases(real_like)
     extra = find_cases(real_like)[:1]
-    object.__setattr__(extra[0], "id", "Phantom_00000")
+    object.__setattr__(extra[0], "id", "ExtraPhantom_00000")
     split = _split(RunFolder(tmp_path / "run").create(), own, extra, seed=0)
-    assert "Phantom_00000" in split.train
-    assert "Phantom_00000" not in {*split.validation, *split.test}
+    assert "ExtraPhantom_00000" in split.train
+    assert "ExtraPhantom_00000" not in {*split.validation, *split.test}
+
+
+def test_extra_phantoms_are_other_phantoms_than_a_cohort_of_the_same_seed(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(begin, "make_cohort", lambda folder, **words: asked.update(words) or [])
+    recipe = get_recipe("laptop")
+    begin._extra_phantoms(RunFolder(tmp_path), recipe)
+    assert asked["seed"] != recipe.seed
+    assert asked["prefix"] != "Phantom"
 
 
 def test_a_manifest_of_other_cases_is_refused(real_like, tmp_path):

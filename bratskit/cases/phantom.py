@@ -100,6 +100,7 @@ def make_cohort(
     seed: int = 0,
     edition: LabelSchema | str = "brats2017-2021",
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    prefix: str = "Phantom",
     workers: int | None = None,
 ) -> list[Case]:
     """Write a cohort of phantoms, `Phantom_00000` and on, with progress; goes on where it stopped.
@@ -114,6 +115,7 @@ def make_cohort(
         seed: Names the cohort.
         edition: Whose label integers and file names to use.
         spacing_mm: Voxel size.
+        prefix: Begins each id; a second cohort of a run needs another one and another seed.
         workers: Processes at once; None means one a core.
 
     Returns:
@@ -130,7 +132,7 @@ def make_cohort(
     edition = get_schema(edition)
     refuse_odd_settings((seed,), spacing_mm)
     folder = _writable(folder)
-    names = [f"Phantom_{number:05d}" for number in range(n_cases)]
+    names = [f"{prefix}_{number:05d}" for number in range(n_cases)]
     wanted = [(folder, name, (seed, i), spacing_mm, edition) for i, name in enumerate(names)]
     todo = [job for job in wanted if not _is_there(*job)]
     for _, name, *_ in todo:

@@ -11,6 +11,9 @@ from bratskit.settings import Recipe, get_recipe
 
 __all__ = ["Run", "begin_run", "refuse_other_run"]
 
+EXTRA = "ExtraPhantom"
+EXTRA_SEED = 20_000  # a network trained on these has not seen the phantoms of a cohort's own seed
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -170,7 +173,10 @@ def _cases(folder: RunFolder, source: dict[str, object]) -> list[Case]:
 
 def _extra_phantoms(folder: RunFolder, recipe: Recipe) -> list[Case]:
     n_cases = recipe.training.extra_phantoms
-    return make_cohort(folder.cases, n_cases=n_cases, seed=recipe.seed) if n_cases else []
+    if not n_cases:
+        return []
+    seed = recipe.seed + EXTRA_SEED
+    return make_cohort(folder.cases, n_cases=n_cases, seed=seed, prefix=EXTRA)
 
 
 def _split(folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int) -> Split:

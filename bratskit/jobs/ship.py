@@ -53,7 +53,7 @@ def ship(run: RunFolder | Path | str, folder: Path | str, *, name: str) -> Path:
 def _card(name: str, model: Checkpoint, scores: Scores) -> str:
     """Write the model card: what it learned from, how it scores, under which terms."""
     card, recipe = model.card, model.recipe
-    phantoms = [one for one in card["trained_on"] if one.startswith("Phantom_")]
+    phantoms = [one for one in card["trained_on"] if "Phantom_" in one]
     patients = sorted(set(card["trained_on"]) - set(phantoms))
     n_weights = sum(weight.numel() for weight in model.network.parameters())
     stamp = card["made_by"]
