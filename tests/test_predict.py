@@ -221,6 +221,21 @@ def test_a_second_run_keeps_finished_masks(cohort, model, tmp_path, capsys):
     assert "3 kept, 0 to make" in capsys.readouterr().out
 
 
+def test_another_patient_of_the_same_name_gets_a_mask_of_its_own(
+    write_case, oracle_model, truth, tmp_path
+):
+    out, twins = tmp_path / "out", []
+    for name, labels in (("a", truth), ("b", truth[:, ::-1])):
+        twins.append(write_case(tmp_path / name, shape=SHAPE, image=readable_image(labels)))
+    for case in twins:
+        (path,) = predict_folder([case], out, model=oracle_model)
+        expected, _ = load_labels(path, schema=case.schema)
+        assert np.array_equal(predict_case(case, model=oracle_model).labels, expected)
+    before = times([path])
+    twins[1].labels_path.unlink()  # the expert's mask is no source
+    assert times(predict_folder(twins[1:], out, model=oracle_model)) == before
+
+
 @pytest.mark.parametrize("damage", ["mask gone", "mask empty", "receipt gone", "receipt damaged"])
 def test_only_the_unfinished_mask_is_made_again(cohort, model, tmp_path, damage):
     paths = predict_folder(cohort, tmp_path / "out", model=model)

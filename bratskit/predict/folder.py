@@ -52,9 +52,9 @@ def predict_folder(
 ) -> list[Path]:
     """Label every case and write `<out>/<case id>.nii.gz` on the grid of its files.
 
-    Started again, it skips masks that the same model made with the same inference settings in the
-    same edition; the receipt `<case id>.json` beside each mask says so. While the network works
-    on one patient, the next one is read.
+    Started again, it skips masks that the same model made of the same files with the same
+    inference settings in the same edition; the receipt `<case id>.json` beside each mask says so.
+    While the network works on one patient, the next one is read.
 
     Args:
         cases: Patients to label.
@@ -77,8 +77,8 @@ def predict_folder(
     _refuse_twins(cases)
     out = RunFolder(Path(out)).create().path
     device = pick_device() if device is None else torch.device(device)
-    receipt = _receipt(model, edition)
-    to_do = [case for case in cases if not _is_done(_mask_path(out, case), receipt)]
+    receipts = {case.id: _receipt(case, model, edition) for case in cases}
+    to_do = [case for case in cases if not _is_done(_mask_path(out, case), receipts[case.id])]
     if len(to_do) < len(cases):
         sys.stdout.write(f"predict: {len(cases) - len(to_do)} kept, {len(to_do)} to make\n")
     failed: dict[str, str] = {}
@@ -89,7 +89,7 @@ def predict_folder(
             path = _mask_path(out, case)
             _receipt_path(path).unlink(missing_ok=True)  # the mask it speaks of is about to go
             write_labels(prediction.labels, path, like=scan, edition=edition)
-            _write_receipt(path, receipt)
+            _write_receipt(path, receipts[case.id])
         except PATIENT_FAULTS as error:
             failed[case.id] = " ".join(str(error).split()) or type(error).__name__
             sys.stderr.write(f"predict: {case.id} failed: {failed[case.id]}\n")
@@ -118,13 +118,24 @@ def _refuse_twins(cases: Sequence[Case]) -> None:
         raise ValueError(msg)
 
 
-def _receipt(model: Checkpoint, edition: str) -> dict[str, object]:
-    settings = {
+def _receipt(case: Case, model: Checkpoint, edition: str) -> dict[str, object]:
+    """Say what a mask depends on, as JSON gives it back; the expert mask is not looked at."""
+    values = {
+        "model": model.checksum,
+        "edition": edition,
         "inference": dataclasses.asdict(model.recipe.inference),
         "geometry": dataclasses.asdict(model.recipe.geometry),
+        "sources": {path.name: _facts(path) for path in map(Path, case.paths.values())},
     }
-    values = {"model": model.checksum, "edition": edition, **settings}
-    return json.loads(json.dumps(values))  # tuples become lists, as in the file
+    return json.loads(json.dumps(values))
+
+
+def _facts(path: Path) -> dict[str, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:  # gone: reported when its turn comes
+        return None
+    return {"bytes": facts.st_size, "modified_s": int(facts.st_mtime)}
 
 
 def _is_done(path: Path, receipt: dict[str, object]) -> bool:
