@@ -90,6 +90,7 @@ def pick_device() -> "torch.device":
     import torch
 
     if torch.cuda.is_available():
+        _fix_cublas_workspace()
         try:
             torch.ones(2, device="cuda").sum().item()
         except RuntimeError as error:
@@ -138,9 +139,14 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - libraries we call may still read the global state
     torch.manual_seed(seed)
+    _fix_cublas_workspace()
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def _fix_cublas_workspace() -> None:
+    """Let a later run be deterministic: cuBLAS reads this once, at the first call of a process."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 class SessionClock:

@@ -1,6 +1,7 @@
 """The machine is asked, not assumed; files are whole or absent; progress reaches who watches."""
 
 import io
+import os
 import random
 import sys
 
@@ -112,6 +113,24 @@ def test_the_same_seed_draws_the_same_numbers_everywhere():
 def test_deterministic_mode_is_switched_on():
     seed_everything(0, deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("first", [pick_device, lambda: seed_everything(0)])
+def test_a_later_run_can_be_deterministic_because_cublas_is_told_in_time(monkeypatch, first):
+    told = []
+
+    def probe(*_, **__):
+        told.append(os.environ.get("CUBLAS_WORKSPACE_CONFIG"))
+        return torch.zeros(1)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: None)
+    monkeypatch.setattr(torch, "ones", probe)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")  # so that it is put back
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    first()
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert set(told) <= {":4096:8"}  # at the probe already
 
 
 def test_each_test_starts_from_its_own_seed():
