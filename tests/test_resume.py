@@ -122,6 +122,26 @@ def test_a_killed_process_leaves_a_run_that_ends_with_the_same_bits(store, tmp_p
     assert not list(killed.path.glob(".*"))
 
 
+@pytest.mark.parametrize("gpus_before", [1, 2])
+def test_a_run_from_a_machine_with_two_gpus_goes_on_with_one(
+    store, tmp_path, monkeypatch, gpus_before
+):
+    states = [torch.full((16,), number, dtype=torch.uint8) for number in range(gpus_before)]
+    restored, run = [], RunFolder(tmp_path / "run")
+    monkeypatch.setattr("bratskit.train.state._is_cuda", lambda _: True)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: states[0])
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: restored.append(given))
+    go(store, run, max_minutes=0, device=torch.device("cpu"))
+    last = torch.load(run.last, weights_only=True)
+    assert len(last["training"]["cuda_rng"]) == 1
+    last["training"]["cuda_rng"] = states  # as every older version wrote it
+    torch.save(last, run.last)
+    assert len(go(store, run, device=torch.device("cpu"))) == 4
+    ((state, device),) = restored
+    assert torch.equal(state, states[0])
+    assert device.type == "cpu"  # the learner's own
+
+
 def test_a_row_written_after_the_checkpoint_is_not_kept_twice(store, tmp_path):
     run = RunFolder(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):

@@ -32,7 +32,7 @@ def save_last(
         "learner": learner.state_dict(),
         "sampler": sampler.state_dict(),
         "torch_rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if learner.device.type == "cuda" else [],
+        "cuda_rng": [torch.cuda.get_rng_state(learner.device)] if _is_cuda(learner) else [],
         "history": json.dumps(history),
         "deterministic": deterministic,
     }
@@ -53,8 +53,8 @@ def restore(
     learner.load_state_dict(training["learner"])
     sampler.load_state_dict(training["sampler"])
     torch.set_rng_state(training["torch_rng"])
-    if learner.device.type == "cuda" and training["cuda_rng"]:
-        torch.cuda.set_rng_state_all(training["cuda_rng"])
+    if _is_cuda(learner) and training["cuda_rng"]:  # older files hold the state of every GPU
+        torch.cuda.set_rng_state(training["cuda_rng"][0], learner.device)
     history = History(json.loads(training["history"]))
     history.save(run.history)
     return history
@@ -139,6 +139,10 @@ def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[st
         "metric": "mean Dice of WT, TC, ET on the prepared grid of the validation cases",
         "recipe_name": recipe.name,
     }
+
+
+def _is_cuda(learner: Learner) -> bool:
+    return learner.device.type == "cuda"
 
 
 def _refuse_leak(start: Checkpoint, split: Split) -> None:
