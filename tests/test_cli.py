@@ -11,8 +11,10 @@ import sys
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from bratskit.cli import main
+from bratskit.networks import build_network, save_checkpoint
 from bratskit.settings import RECIPES, GeometrySettings, NetworkSettings, Recipe, TrainingSettings
 
 NANO = Recipe(
@@ -72,6 +74,22 @@ def test_a_folder_walks_from_scans_to_scores(data, tmp_path, capsys):
     assert code == 0
     assert "WT" in out
     assert len(table.read_text().splitlines()) == 1 + 4 * 6 * 2
+
+
+def test_predict_writes_another_edition_and_does_not_look_at_the_experts_masks(
+    data, tmp_path, capsys
+):
+    network = build_network(NANO.network, in_channels=4, out_channels=4)
+    torch.nn.init.zeros_(network.head.weight)
+    network.head.bias.data = torch.tensor([0.0, 0, 0, 9])  # ET everywhere: 4 until 2021, 3 in 2023
+    model = save_checkpoint(tmp_path / "best.pt", network=network, recipe=NANO, card={})
+    truncate_mask(data)
+    for edition, integer in (("brats2023-gli", 3), ("brats2017-2021", 4)):
+        words = ["predict", data, tmp_path / edition, "--model", model, "--edition", edition]
+        code, out, _ = run(capsys, *words)
+        assert (code, "4 masks in" in out) == (0, True)
+        for path in (tmp_path / edition).glob("*.nii.gz"):
+            assert set(np.unique(np.asarray(nib.load(path).dataobj))) == {0, integer}
 
 
 def test_truth_scored_against_itself_is_perfect(data, tmp_path, capsys):
@@ -138,6 +156,11 @@ def leave_out_a_modality(data):
 def truncate(data):
     path = first(data, "flair")
     path.write_bytes(path.read_bytes()[:-200])
+
+
+def truncate_mask(data):
+    path = first(data, "seg")
+    path.write_bytes(path.read_bytes()[:40])
 
 
 def put_mask_on_another_grid(data):
