@@ -141,7 +141,8 @@ class InferenceSettings:
         window_vox: Size of the window; ignored by "single".
         overlap: Share of a window that the next one covers again.
         weights: How overlapping windows are averaged.
-        smallest_component_vox: Tumour components (26-connected) smaller than this are removed.
+        smallest_component_vox: Tumour components (26-connected) smaller than this are removed. It
+            counts voxels of the scanner's grid, whatever grid the network works on.
     """
 
     mode: Literal["single", "window"] = "single"

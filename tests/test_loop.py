@@ -12,7 +12,7 @@ import torch
 from training import fill_store, make_prepared, small_recipe, small_split, weight_hash
 
 from bratskit.networks import UNet, load_checkpoint, save_checkpoint
-from bratskit.preprocess import save_prepared
+from bratskit.preprocess import Geometry, Prepared, save_prepared
 from bratskit.runtime import RunFolder
 from bratskit.settings import NetworkSettings, Recipe
 from bratskit.train import (
@@ -68,6 +68,33 @@ def test_thirty_steps_on_one_phantom_beat_predicting_nothing():
     assert torch.isfinite(gradients(network)).all()
     scores = validate(network, [phantom], recipe, device=CPU)
     assert scores["dice_mean"] > 0.5  # predicting nothing scores 0 in all three regions
+
+
+class Copy(torch.nn.Module):
+    """Answer with what it is shown: an image that holds its own truth is scored 1."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+@pytest.mark.parametrize(("smallest_vox", "dice_wt"), [(8 * 64, 1.0), (8 * 64 + 8, 0.0)])
+def test_validation_counts_small_components_in_voxels_of_the_scanner(smallest_vox, dice_wt):
+    shape = (16, 16, 16)  # at 2 mm: a cube of 4^3 voxels is one of 8 x 64 at the scanner's 1 mm
+    labels = np.zeros(shape, np.uint8)
+    labels[4:8, 4:8, 4:8] = 2
+    geometry = Geometry(
+        native_shape=(32, 32, 32),
+        native_affine=tuple(tuple(row) for row in np.eye(4).tolist()),
+        box=((0, 32),) * 3,
+        shape=shape,
+    )
+    image = 9 * (labels == np.arange(4)[:, None, None, None]).astype(np.float32)
+    mask = np.ones(shape, bool)
+    prepared = Prepared(id="Cube", image=image, labels=labels, mask=mask, geometry=geometry)
+    recipe = small_recipe()
+    inference = dataclasses.replace(recipe.inference, smallest_component_vox=smallest_vox)
+    recipe = dataclasses.replace(recipe, inference=inference)
+    assert validate(Copy(), [prepared], recipe, device=CPU)["dice_WT"] == dice_wt
 
 
 def test_four_accumulated_batches_equal_one_batch_of_four():

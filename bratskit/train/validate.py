@@ -1,5 +1,6 @@
 """Score a network on whole validation cases with the real predictor and the real judge."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import nn
 from bratskit.evaluate import dice
 from bratskit.labels import REGIONS
 from bratskit.predict import predict_prepared, remove_small_components
-from bratskit.preprocess import Prepared
+from bratskit.preprocess import Geometry, Prepared
 from bratskit.settings import Recipe
 
 __all__ = ["validate"]
@@ -55,9 +56,16 @@ def _score(
 ) -> list[float]:
     probs = predict_prepared(network, prepared, recipe, device=device)
     pred = np.where(prepared.mask, np.argmax(probs, axis=0), 0).astype(np.uint8)
-    pred = remove_small_components(pred, recipe.inference.smallest_component_vox)
+    smallest_vox = _prepared_vox(recipe.inference.smallest_component_vox, prepared.geometry)
+    pred = remove_small_components(pred, smallest_vox)
     truth = np.asarray(prepared.labels)
     return [
         dice(np.isin(pred, labels), np.isin(truth, labels), when_both_empty="one")
         for labels in REGIONS.values()
     ]
+
+
+def _prepared_vox(native_vox: int, geometry: Geometry) -> int:
+    """Count how many voxels of the prepared grid fill the volume of so many of the scanner's."""
+    native_mm3, prepared_mm3 = map(math.prod, (geometry.spacing_native_mm, geometry.spacing_mm))
+    return round(native_vox * native_mm3 / prepared_mm3)
