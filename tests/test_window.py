@@ -113,6 +113,38 @@ def test_probabilities_sum_to_one_in_float32_under_bf16(unet):
             torch.testing.assert_close(probs.sum(0), torch.ones(14, 9, 30))
 
 
+class Overflowing(nn.Module):
+    """Give infinity in half precision, as a feature above 65,504 does in float16."""
+
+    def __init__(self, *, in_float32=False):
+        super().__init__()
+        self.convolution = nn.Conv3d(1, 2, 1)
+        self.in_float32 = in_float32
+
+    def forward(self, image):
+        """Return logits, spoilt where the arithmetic is too short for them."""
+        logits = self.convolution(image)
+        is_spoilt = self.in_float32 or logits.dtype != torch.float32
+        return logits * math.inf if is_spoilt else logits
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_window_that_overflows_is_run_again_in_float32(dtype):
+    network, image = Overflowing(), torch.randn(1, 8, 8, 12)
+    with torch.no_grad():
+        expected = network(image[None])[0].softmax(dim=0)
+        with torch.autocast("cpu", dtype=dtype):
+            whole = single_pass(network, image)
+            tiled = sliding_window(network, image, window_vox=(8, 8, 8))
+    torch.testing.assert_close(whole, expected)
+    torch.testing.assert_close(tiled, expected)
+
+
+def test_a_network_that_is_never_finite_is_refused_in_one_line():
+    with pytest.raises(RuntimeError, match=r"^logits must be finite; got NaN.*other weights\.$"):
+        single_pass(Overflowing(in_float32=True), torch.randn(1, 8, 8, 8))
+
+
 def test_shift_by_the_multiple_shifts_the_mask(unet):
     image = torch.zeros(2, 64, 16, 16)
     image[:, 28:36] = torch.randn(2, 8, 16, 16)

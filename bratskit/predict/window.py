@@ -30,6 +30,9 @@ def single_pass(network: nn.Module, image: Float[Tensor, "c i j k"]) -> Float[Te
 
     Returns:
         Probabilities `(L, I, J, K)` float32 that sum to 1 over L.
+
+    Raises:
+        RuntimeError: The network says NaN or infinity, in float32 too.
     """
     size = tuple(image.shape[1:])
     padded = _pad(image, _round_up(size, _multiple_of(network)))
@@ -63,6 +66,7 @@ def sliding_window(
 
     Raises:
         ValueError: The window does not fit the network, or `overlap` is not in [0, 1).
+        RuntimeError: The network says NaN or infinity, in float32 too.
     """
     _refuse_misfit(network, window_vox, overlap, weights)
     size = tuple(image.shape[1:])
@@ -139,9 +143,23 @@ def _places(size: Triple, window: Triple, overlap: float) -> Iterator[tuple[slic
 
 
 def _probabilities(network: nn.Module, image: Tensor) -> Tensor:
-    """Run one window; the softmax is float32 whatever the arithmetic of the network was."""
+    """Run one window; the softmax is float32 whatever the arithmetic of the network was.
+
+    float16 ends at 65,504: a window in which a feature overflowed is run again in float32. An
+    argmax over NaN would say background, and nobody would know.
+    """
     batch = image[None].contiguous(memory_format=torch.channels_last_3d)
-    return network(batch)[0].float().softmax(dim=0)
+    logits = network(batch)[0].float()
+    if not torch.isfinite(logits).all():
+        with torch.autocast(image.device.type, enabled=False):
+            logits = network(batch.float())[0].float()
+        if not torch.isfinite(logits).all():
+            msg = (
+                "logits must be finite; got NaN or infinity, in float32 too. "
+                "Look at the scan with `bratskit check`, or take other weights."
+            )
+            raise RuntimeError(msg)
+    return logits.softmax(dim=0)
 
 
 def _multiple_of(network: nn.Module) -> int:
