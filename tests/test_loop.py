@@ -158,6 +158,17 @@ def test_a_nan_inside_the_network_names_the_layer(tiny_unet):
         make_learner(tiny_unet).step([make_batch(1)])
 
 
+def test_fp16_skips_some_steps_but_does_not_learn_nothing_for_ever(tiny_unet):
+    learner = make_learner(tiny_unet, precision="fp16")
+    before = weights(tiny_unet)
+    tiny_unet.head.weight.register_hook(lambda gradient: gradient * math.nan)
+    for _ in range(16):  # 65,536 halved 16 times is 1
+        learner.step([make_batch(1)])
+    with pytest.raises(NotFiniteError, match=r"gradient norm must be finite; got nan at step 17"):
+        learner.step([make_batch(1)])
+    assert torch.equal(weights(tiny_unet), before)
+
+
 def test_a_run_leaves_history_last_and_best(store, tmp_path, capsys):
     folder, ids = store
     run = RunFolder(tmp_path / "run")

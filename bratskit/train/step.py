@@ -15,6 +15,10 @@ __all__ = ["Learner", "NotFiniteError", "find_first_bad_layer", "learning_rate"]
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
+# The scaler begins at 65,536 and halves at each step it skips. Below 1 it makes gradients smaller
+# than they are: then they do not overflow for being scaled, they are not finite by themselves.
+SMALLEST_SCALE = 1.0
+
 
 class NotFiniteError(FloatingPointError):
     """The loss or its gradient became NaN or infinite; the message names where."""
@@ -109,6 +113,8 @@ class Learner:
             raise NotFiniteError(self._explain("gradient norm", norm.item(), name, None))
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
+            raise NotFiniteError(self._explain("gradient norm", norm.item(), name, None))
         self.step_number += 1
 
     def _set_learning_rate(self) -> None:
