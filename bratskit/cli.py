@@ -9,12 +9,15 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import bratskit
 from bratskit.labels import SCHEMAS
 from bratskit.runtime import RunFolder
 from bratskit.settings import RECIPES, Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from bratskit.cases import Split
 
 __all__ = ["main"]
 
@@ -128,7 +131,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from bratskit.cases import Split, make_split
+    from bratskit.cases import Split
     from bratskit.preprocess import list_prepared
     from bratskit.train import train
 
@@ -145,7 +148,7 @@ def _train(options: argparse.Namespace) -> int:
         msg = f"RUN must have a last.pt to go on from; got {run.path}. Leave --resume out to begin."
         raise FileNotFoundError(msg)
     _refuse_other_grid(options.prepared / ids[0], recipe)
-    split = Split.load(run.split) if run.split.exists() else make_split(ids, seed=recipe.seed)
+    split = Split.load(run.split) if run.split.exists() else _draw_split(ids, seed=recipe.seed)
     history = train(
         options.prepared,
         run,
@@ -157,6 +160,16 @@ def _train(options: argparse.Namespace) -> int:
     best = f"; best weights: {run.best}" if run.best.exists() else ""
     _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")
     return 0
+
+
+def _draw_split(ids: Sequence[str], *, seed: int) -> "Split":
+    """Draw the parts over the cohort's own cases; extra phantoms are for learning only."""
+    from bratskit.cases import make_split
+    from bratskit.jobs.begin import EXTRA
+
+    extra = [case_id for case_id in ids if case_id.startswith(f"{EXTRA}_")]
+    drawn = make_split([case_id for case_id in ids if case_id not in extra], seed=seed)
+    return dataclasses.replace(drawn, train=(*drawn.train, *extra))
 
 
 def _recipe_of(options: argparse.Namespace, run: RunFolder) -> Recipe:

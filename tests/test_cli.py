@@ -123,6 +123,16 @@ def test_prepared_cases_of_another_grid_are_refused(data, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_extra_phantoms_are_learned_from_and_never_scored(data, tmp_path, write_case, capsys):
+    prepared = tmp_path / "prepared"
+    extra = [write_case(data, f"ExtraPhantom_{number:05d}").id for number in range(8)]
+    run(capsys, "prepare", data, prepared, "--recipe", "nano")
+    code, *_ = run(capsys, "train", prepared, tmp_path / "run", "--recipe", "nano")
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert (code, split["train"][-8:]) == (0, extra)
+    assert not {*split["validation"], *split["test"]} & {*extra}
+
+
 def test_resume_insists_on_a_checkpoint(data, tmp_path, capsys):
     run(capsys, "prepare", data, tmp_path / "prepared", "--recipe", "nano")
     said = refused(
