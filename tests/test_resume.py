@@ -152,6 +152,14 @@ def test_a_row_written_after_the_checkpoint_is_not_kept_twice(store, tmp_path):
     assert [row["epoch"] for row in History.load(run.history)] == [1, 2, 3, 4]
 
 
+@pytest.mark.parametrize("name", ["last.pt", "history.jsonl", "settings.json", "split.json"])
+def test_half_a_file_of_a_killed_process_is_swept_away(store, tmp_path, name):
+    run = RunFolder(tmp_path / "run").create()
+    (run.path / f".1234-{name}").write_text("half")
+    go(store, run, max_minutes=0)
+    assert not list(run.path.glob(".*"))
+
+
 def test_a_finished_run_is_left_alone_and_says_so(store, tmp_path, capsys):
     run = RunFolder(tmp_path / "run")
     first = go(store, run)

@@ -107,7 +107,7 @@ class _Session:
 
     def begin(self, *, resume: bool) -> None:
         """Restore the run in the folder, or begin a new one."""
-        for stale in self.run.path.glob(".[0-9]*-*.pt"):  # left by a kill in the middle of a write
+        for stale in self.run.path.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
             stale.unlink(missing_ok=True)
         if not resume:
             for path in (self.run.last, self.run.best, self.run.history):
