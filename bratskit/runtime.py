@@ -154,9 +154,15 @@ class SessionClock:
 
     Args:
         max_minutes: Length of the session; None never ends.
+
+    Raises:
+        ValueError: The length is negative or no number.
     """
 
     def __init__(self, max_minutes: float | None = None) -> None:
+        if max_minutes is not None and not max_minutes >= 0:  # NaN too
+            msg = f"max_minutes must be 0 or more; got {max_minutes}. None never ends."
+            raise ValueError(msg)
         self.max_minutes = max_minutes
         self.started = time.monotonic()
 

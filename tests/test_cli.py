@@ -237,6 +237,24 @@ def test_what_does_not_exist_is_named_and_nothing_is_made(
     assert not any((tmp_path / "out").glob("*"))
 
 
+@pytest.mark.parametrize("workers", [0, -3])
+def test_fewer_than_one_worker_are_refused(data, tmp_path, capsys, workers):
+    out = tmp_path / "prepared"
+    said = refused(capsys, "prepare", data, out, "--workers", workers)
+    assert f"workers must be at least 1; got {workers}" in said
+    assert not any(out.glob("*"))
+
+
+@pytest.mark.parametrize("minutes", ["-1", "nan"])
+def test_a_session_of_no_length_is_refused_and_throws_nothing_away(data, tmp_path, capsys, minutes):
+    prepared, results = tmp_path / "prepared", tmp_path / "run"
+    run(capsys, "prepare", data, prepared, "--recipe", "nano")
+    run(capsys, "train", prepared, results, "--recipe", "nano")
+    said = refused(capsys, "train", prepared, results, "--no-resume", "--max-minutes", minutes)
+    assert "max_minutes must be 0 or more" in said
+    assert (results / "last.pt").exists()
+
+
 @pytest.mark.parametrize(
     "words", [["train"], ["no-such-command"], ["phantom", "out", "--cases", "x"]]
 )

@@ -98,12 +98,15 @@ def prepare_cohort(
         Ids of all cases in the order given, kept or made.
 
     Raises:
-        ValueError: An id occurs twice, or some cases could not be prepared: all others are,
-            and the message has one line for each that is not.
+        ValueError: An id occurs twice, `workers` is below 1, or some cases could not be prepared:
+            all others are, and the message has one line for each that is not.
         OSError: The disk is nearly full; says what is needed. Nothing is written.
     """
     folder = Path(folder)
     _refuse_twins(cases)
+    if workers is not None and workers < 1:
+        msg = f"workers must be at least 1; got {workers}. None takes the cores, at most four."
+        raise ValueError(msg)
     folder.mkdir(parents=True, exist_ok=True)
     todo = [case for case in cases if not _is_current(case, folder, recipe)]
     if len(todo) < len(cases):

@@ -63,17 +63,19 @@ def train(
 
     Raises:
         FileNotFoundError: A case of the split was not prepared.
-        ValueError: The run was begun with another setting, or `start_from` does not fit.
+        ValueError: The run was begun with another setting, `start_from` does not fit, or
+            `max_minutes` is negative.
         NotFiniteError: A loss became NaN or infinite; names step, cases and layer.
         KeyboardInterrupt: Passed on after saying how to go on.
     """
+    clock = SessionClock(max_minutes)  # refuses a bad length before anything is thrown away
     device = device or pick_device()
     with _determinism(deterministic):
         seed_everything(recipe.seed, deterministic=deterministic)
         session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device)
         run.create()  # not before the cases are known to be there
         session.begin(resume=resume)
-        session.go(SessionClock(max_minutes), on_epoch)
+        session.go(clock, on_epoch)
     return session.history
 
 
