@@ -144,7 +144,7 @@ def test_the_demo_leaves_a_run_alone_that_was_begun_with_other_settings(data, tm
     assert tree(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["missing", "truncated", "unknown label"])
+@pytest.mark.parametrize("name", ["missing", "truncated", "not a number"])
 def test_predict_leaves_no_mask_of_a_damaged_case(name, data, tmp_path, capsys, model):
     kind, damage, named = DAMAGES[name]
     damage(data)
@@ -154,6 +154,15 @@ def test_predict_leaves_no_mask_of_a_damaged_case(name, data, tmp_path, capsys, 
     assert named in said[0]
     assert not list(tmp_path.glob(f"masks/*{BROKEN}*"))
     assert not list(tmp_path.glob("masks/.*"))
+
+
+@pytest.mark.parametrize("name", ["truncated mask", "another grid", "unknown label"])
+def test_predict_does_not_mind_a_damaged_mask_of_the_expert(name, data, tmp_path, capsys, model):
+    _, damage, _ = DAMAGES[name]
+    damage(data)
+    code, said = run(capsys, "predict", data, tmp_path / "masks", "--model", model)
+    assert (code, said) == (0, [])
+    assert len(list(tmp_path.glob("masks/*.nii.gz"))) == 4
 
 
 # -- what a folder between two commands may hold
