@@ -27,23 +27,31 @@ class GeometrySettings:
     """How a native scan becomes the array a network sees.
 
     Attributes:
-        spacing_mm: Voxel size to resample to, mm; None keeps the scanner's own.
-        size_vox: Size to resize the brain box to; None keeps the box as it is (native patches).
+        region: What is prepared: the "brain" box, or the whole "grid" of the scanner.
+        spacing_mm: Voxel size to resample the region to, mm; None keeps the scanner's own.
+        size_vox: Size to resize the region to, which has the last word over `spacing_mm`; None
+            keeps the region as it is (native patches).
+        crop_vox: Size to cut from the middle of the region after that, padded where the region is
+            smaller; None cuts nothing. It may cut tumour: the receipts count what is lost.
     """
 
+    region: Literal["brain", "grid"] = "brain"
     spacing_mm: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
     size_vox: Triple | None = None
+    crop_vox: Triple | None = None
 
     def __post_init__(self) -> None:
         _check(
             self.spacing_mm is None or min(self.spacing_mm) > 0,
             f"spacing_mm must be positive; got {self.spacing_mm}. Try (1.0, 1.0, 1.0).",
         )
-        _check(
-            self.size_vox is None or min(self.size_vox) >= 16,
-            f"size_vox must be at least 16 along each axis; got {self.size_vox}. "
-            "Try (128, 128, 128).",
-        )
+        for name in ("size_vox", "crop_vox"):
+            value = getattr(self, name)
+            _check(
+                value is None or min(value) >= 16,
+                f"{name} must be at least 16 along each axis; got {value}. Try (128, 128, 128).",
+            )
+        _check_choice("region", self.region, ("brain", "grid"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +170,8 @@ class Recipe:
     Attributes:
         name: Name of the recipe this one began as.
         modalities: Channels of the network's input, in order.
+        normalise: What happens to intensities: "zscore" gives each modality mean 0 and deviation 1
+            over the brain, "minmax" brings it to 0..1. Background is 0 in both.
         geometry: How a scan becomes an array.
         network: Which network.
         training: How it learns.
@@ -171,6 +181,7 @@ class Recipe:
 
     name: str
     modalities: tuple[str, ...] = MODALITIES
+    normalise: Literal["zscore", "minmax"] = "zscore"
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
     network: NetworkSettings = field(default_factory=NetworkSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
@@ -183,6 +194,7 @@ class Recipe:
             not unknown and len(set(self.modalities)) == len(self.modalities) > 0,
             f"modalities must be distinct names from {MODALITIES}; got {self.modalities}.",
         )
+        _check_choice("normalise", self.normalise, ("zscore", "minmax"))
         multiple = self.network.multiple_vox
         for name, size in (
             ("training.patch_vox", self.training.patch_vox),
@@ -229,6 +241,10 @@ class Recipe:
 def _check(holds: bool, msg: str) -> None:
     if not holds:
         raise ValueError(msg)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, f"{name} must be one of {choices}; got {value!r}.")
 
 
 def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.Any:  # noqa: ANN401

@@ -35,6 +35,12 @@ def test_lists_of_json_come_back_as_tuples():
     assert Recipe.from_dict(values).training.patch_vox == (80, 80, 80)
 
 
+def test_a_recipe_from_before_a_setting_existed_still_loads():
+    values = get_recipe("tiny").to_dict()
+    del values["normalise"], values["geometry"]["region"], values["geometry"]["crop_vox"]
+    assert Recipe.from_dict(values) == get_recipe("tiny")
+
+
 def test_a_setting_is_overridden_without_touching_the_recipe():
     before = get_recipe("tiny")
     after = dataclasses.replace(before, seed=7)
@@ -51,6 +57,9 @@ def test_settings_cannot_be_changed_in_place():
     [
         (lambda: GeometrySettings(spacing_mm=(1.0, 0.0, 1.0)), r"positive; got \(1.0, 0.0, 1.0\)"),
         (lambda: GeometrySettings(size_vox=(8, 64, 64)), r"at least 16 .*got \(8, 64, 64\)"),
+        (lambda: GeometrySettings(crop_vox=(64, 8, 64)), r"crop_vox .*at least 16 .*\(64, 8, 64\)"),
+        (lambda: GeometrySettings(region="head"), r"region .*\('brain', 'grid'\); got 'head'"),
+        (lambda: Recipe(name="a", normalise="max"), r"normalise .*'minmax'\); got 'max'"),
         (lambda: NetworkSettings(channels=(8,)), r"at least two levels; got \(8,\)"),
         (lambda: NetworkSettings(dropout=1.0), r"dropout must be in \[0, 1\); got 1.0. Try"),
         (lambda: TrainingSettings(batch=0), "batch must be at least 1; got 0"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bratskit.preprocess import brain_box, brain_mask, zscore
+from bratskit.preprocess import brain_box, brain_mask, minmax, zscore
 
 
 @pytest.fixture
@@ -84,6 +84,40 @@ def test_voxels_off_the_mask_do_not_count(brain):
     normal = zscore(stray, mask)
     assert normal[0, 0, 0, 0] == 0
     np.testing.assert_array_equal(normal, zscore(brain, mask))
+
+
+def test_minmax_by_hand_keeps_the_background_at_zero():
+    image = np.array([[0, 5, 10, 20], [0, -4, 0, 4]], np.float32).reshape(2, 1, 1, 4)
+    scaled = minmax(image).reshape(2, 4)
+    assert scaled.tolist() == [[0, 0.25, 0.5, 1], [0, 0, 0, 1]]
+
+
+def test_minmax_agrees_with_monai_over_the_whole_volume(brain):
+    monai = pytest.importorskip("monai.transforms")
+    second = monai.ScaleIntensity(channel_wise=True)(brain)
+    np.testing.assert_allclose(minmax(brain), second, atol=1e-6)
+
+
+def test_minmax_knows_the_zero_around_a_box_that_holds_none(brain):
+    box = brain[:, 2:8, 1:9, 3:10]
+    np.testing.assert_array_equal(minmax(box), minmax(brain)[:, 2:8, 1:9, 3:10])
+
+
+def test_minmax_of_a_damaged_constant_or_empty_modality_is_finite(brain):
+    brain[0, 3, 3, 3], brain[0, 4, 4, 4] = np.nan, np.inf
+    brain[1][brain[1] != 0] = 7
+    scaled = minmax(brain, brain_mask(brain))
+    assert (scaled[0, 3, 3, 3], scaled[0, 4, 4, 4]) == (0, 0)
+    assert scaled[0].max() == 1
+    assert set(np.unique(scaled[1])) == {0, 1}
+    assert not minmax(np.zeros((1, 2, 2, 2))).any()
+
+
+def test_minmax_does_not_count_voxels_off_the_mask(brain):
+    mask = brain_mask(brain)
+    stray = brain.copy()
+    stray[0, 0, 0, 0] = 1e4
+    np.testing.assert_array_equal(minmax(stray, mask), minmax(brain, mask))
 
 
 def test_an_image_of_zeros_is_refused_with_a_way_on():

@@ -3,7 +3,7 @@
 from bratskit.preprocess.ceiling import ceiling, lost_voxels
 from bratskit.preprocess.geometry import Geometry
 from bratskit.preprocess.prepare import prepare_cohort, prepare_scan
-from bratskit.preprocess.steps import brain_box, brain_mask, zscore
+from bratskit.preprocess.steps import brain_box, brain_mask, minmax, zscore
 from bratskit.preprocess.store import (
     Prepared,
     list_prepared,
@@ -20,6 +20,7 @@ __all__ = [
     "ceiling",
     "list_prepared",
     "lost_voxels",
+    "minmax",
     "open_prepared",
     "prepare_cohort",
     "prepare_scan",

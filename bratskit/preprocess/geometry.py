@@ -84,7 +84,11 @@ class Geometry:
             msg = "affine must be given beside a mask; got None. Pass affine=scan.affine."
             raise ValueError(msg)
         matrix = np.asarray(affine, dtype=np.float64)
-        box = brain_box(mask)
+        if settings.crop_vox is not None:
+            msg = f"crop_vox must be None; got {settings.crop_vox}. Use size_vox."
+            raise ValueError(msg)
+        whole = tuple((0, length) for length in mask.shape)
+        box = brain_box(mask) if settings.region == "brain" else whole
         return cls(
             native_shape=_triple(mask.shape),
             native_affine=tuple(tuple(float(value) for value in row) for row in matrix),
@@ -194,6 +198,10 @@ class Geometry:
         native = np.zeros(self.native_shape, dtype=np.uint8)
         self.crop(native)[...] = _resize_labels(labels, self.box_shape, how)
         return native
+
+    def round_trip(self, labels: NDArray, *, how: Interpolation = "linear") -> NDArray[np.uint8]:
+        """Send labels `(I, J, K)` to the prepared grid and back, as a perfect network would."""
+        return self.invert_labels(self.apply_labels(labels, how=how), how=how)
 
     def to_dict(self) -> dict[str, object]:
         """Return the receipt: plain JSON values, the derived spacings beside the fields."""

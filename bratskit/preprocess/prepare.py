@@ -17,7 +17,7 @@ from bratskit.cases.case import Case, Scan
 from bratskit.cases.nifti import load_scan
 from bratskit.labels import MODALITIES
 from bratskit.preprocess.geometry import Geometry
-from bratskit.preprocess.steps import brain_mask, zscore
+from bratskit.preprocess.steps import NORMALISE, brain_mask
 from bratskit.preprocess.store import (
     BYTES_A_VOXEL,
     FORMAT,
@@ -36,16 +36,17 @@ MOST_LISTED = 10  # failures spelled out in one message
 
 
 def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
-    """Crop to the brain, z-score each modality, resample if the recipe asks for another grid.
+    """Crop to the brain, normalise each modality, resample if the recipe asks for another grid.
 
     The brain mask and its box come from all modalities of the scan, on the native grid and before
     anything is resampled, so that the geometry does not depend on which ones the network sees.
-    z-scores are taken on measured voxels, before the resample, and the image is masked again
+    Intensities are normalised on measured voxels before the resample; the image is masked again
     after it.
 
     Args:
         scan: The scan, native grid.
-        recipe: `recipe.geometry` sets the grid, `recipe.modalities` the channels.
+        recipe: `recipe.geometry` sets the grid, `recipe.modalities` the channels and
+            `recipe.normalise` their scale.
 
     Raises:
         ValueError: The scan holds no brain.
@@ -60,7 +61,8 @@ def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
     box = geometry.crop(scan.image)
     if recipe.modalities != MODALITIES:
         box = box[[MODALITIES.index(name) for name in recipe.modalities]]
-    image = geometry.resample(zscore(box, geometry.crop(native_mask)))
+    normalise = NORMALISE[recipe.normalise]
+    image = geometry.resample(normalise(box, geometry.crop(native_mask)))
     if geometry.is_resampling:
         np.copyto(image, 0, where=~mask)
     labels = None if scan.labels is None else geometry.apply_labels(scan.labels)
@@ -157,6 +159,7 @@ def _settings(case: Case, recipe: Recipe) -> dict[str, object]:
         "format": FORMAT,
         "geometry": dataclasses.asdict(recipe.geometry),
         "modalities": recipe.modalities,
+        "normalise": recipe.normalise,
         "schema": case.schema.name,
         "sources": sources,
     }

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["brain_box", "brain_mask", "zscore"]
+__all__ = ["NORMALISE", "brain_box", "brain_mask", "minmax", "zscore"]
 
 
 def brain_mask(image: NDArray) -> NDArray[np.bool_]:
@@ -89,6 +89,43 @@ def zscore(image: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.
         out *= np.float32(scale)
         np.copyto(out, 0, where=~measured)
     return normal
+
+
+def minmax(image: NDArray, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    r"""Bring each modality to 0..1 over the brain voxels it measured and the 0 around them.
+
+    $$y = (x - l) / (h - l) \quad\text{where}\; x \ne 0, \qquad y = 0 \;\text{elsewhere}$$
+
+    with l and h the least and the largest of the measured values and 0. Where no intensity is
+    negative, as in BraTS, l is 0 and this equals `sklearn`'s `MinMaxScaler` or
+    `monai.transforms.ScaleIntensity` over the whole volume. One bright vessel sets h, so two
+    scanners' tissues do not meet at one value: z-scores serve better, this is for comparison.
+
+    Args:
+        image: Intensities `(C, I, J, K)`, any real type and memory order.
+        mask: Voxels that may count, `(I, J, K)` bool; None allows all that are not zero.
+
+    Returns:
+        Scaled image `(C, I, J, K)` float32 in [0, 1], background exactly 0. NaN and infinity count
+        as not measured; a modality without any brain voxel is all 0.
+
+    Examples:
+        >>> minmax(np.array([0, 2, 4], dtype=np.float32).reshape(1, 1, 1, 3)).ravel().tolist()
+        [0.0, 0.5, 1.0]
+    """
+    scaled = np.zeros(image.shape, dtype=np.float32)
+    for channel, out in zip(image, scaled, strict=True):
+        measured = np.isfinite(channel) & (channel != 0)
+        if mask is not None:
+            measured &= mask
+        values = channel[measured].astype(np.float64)
+        if values.size:
+            low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+            out[measured] = (values - low) / (high - low)
+    return scaled
+
+
+NORMALISE = {"zscore": zscore, "minmax": minmax}  # by the name that a recipe calls it
 
 
 def _mean_and_deviation(channel: NDArray, measured: NDArray[np.bool_]) -> tuple[float, float]:

@@ -63,7 +63,9 @@ def _refuse_other_preparation(folder: Path, recipe: Recipe) -> None:
     wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
     for name, found, asked in (
         ("modalities", list(receipt["modalities"]), list(recipe.modalities)),
-        ("geometry", settings.get("geometry", wanted), wanted),  # absent where saved by hand
+        # absent where saved by hand
+        ("geometry", settings.get("geometry", wanted), wanted),
+        ("normalise", settings.get("normalise", recipe.normalise), recipe.normalise),
     ):
         if found != asked:
             msg = (
