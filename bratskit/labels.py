@@ -1,7 +1,7 @@
 """Say which integer is which tissue in which edition, what WT, TC, ET are, and channel order."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = [
     "LABELS",
@@ -27,18 +27,34 @@ class LabelSchema:
     Attributes:
         name: Name used in settings and on the command line.
         to_internal: Maps each integer allowed in a file to an internal label of `LABELS`.
-            A value that is not a key is refused, never guessed.
+            A value that is not a key is refused, never guessed. Several may mean one label.
         tissue: Names the tissue behind each integer of a file, for messages.
+        outside: Integers that are known tissue but of no tumour region, named; read as background.
     """
 
     name: str
     to_internal: Mapping[int, int]
     tissue: Mapping[int, str]
+    outside: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def to_source(self) -> dict[int, int]:
-        """Map each internal label back to the integer that this edition writes."""
-        return {internal: source for source, internal in self.to_internal.items()}
+        """Map each internal label back to the integer that this edition writes.
+
+        Where several integers mean one internal label the first declared is written. An integer
+        of `outside` never is: background stays what it was before such tissue was declared.
+
+        Examples:
+            >>> SCHEMAS["brats2012-2015"].to_source  # 1 and 3 are both NCR; 1 was declared first
+            {0: 0, 1: 1, 2: 2, 3: 4}
+            >>> SCHEMAS["brats2024-gli"].to_source[0]  # the cavity, 4, is not the background
+            0
+        """
+        inverse: dict[int, int] = {}
+        for source, internal in self.to_internal.items():
+            if source not in self.outside:
+                inverse.setdefault(internal, source)
+        return dict(sorted(inverse.items()))
 
     def refuse_unknown(self, values: Iterable[int], *, where: str) -> None:
         """Refuse integers that this edition does not define.
@@ -70,15 +86,39 @@ class LabelSchema:
 SCHEMAS = {
     schema.name: schema
     for schema in (
+        LabelSchema(  # Menze 2015, section III-D; BraTS 2014 and 2015 kept it
+            name="brats2012-2015",
+            to_internal={0: 0, 1: 1, 2: 2, 3: 1, 4: 3},
+            tissue={0: "background", 1: "NCR", 2: "ED", 3: "NET", 4: "ET"},
+        ),
         LabelSchema(  # BraTS 2017-2021 data descriptions: label 3 was retired, 4 is enhancing
             name="brats2017-2021",
             to_internal={0: 0, 1: 1, 2: 2, 4: 3},
             tissue={0: "background", 1: "NCR/NET", 2: "ED", 4: "ET"},
         ),
         LabelSchema(  # BraTS 2023 adult glioma: consecutive integers
+            # The paediatric masks of 2023 hold 0-3 too (BrainMVP issue 8), and the official 2023
+            # scorer reads them as it reads these (TC 1 and 3, ET 3), so this schema fits them; the
+            # integers of brats2024-ped came a year later. BraTS-Africa follows this one as well.
             name="brats2023-gli",
             to_internal={0: 0, 1: 1, 2: 2, 3: 3},
             tissue={0: "background", 1: "NCR", 2: "ED", 3: "ET"},
+        ),
+        LabelSchema(  # BraTS 2023 metastases: Moawad 2023, arXiv 2306.00838
+            name="brats2023-met",
+            to_internal={0: 0, 1: 1, 2: 2, 3: 3},
+            tissue={0: "background", 1: "NETC", 2: "SNFH", 3: "ET"},
+        ),
+        LabelSchema(  # BraTS 2024 glioma after treatment: de Verdier 2024, arXiv 2405.18368
+            name="brats2024-gli",
+            to_internal={0: 0, 1: 1, 2: 2, 3: 3, 4: 0},
+            tissue={0: "background", 1: "NETC", 2: "SNFH", 3: "ET", 4: "resection cavity"},
+            outside={4: "resection cavity"},  # in none of WT, TC, ET: rachitsaluja metrics_GLI.py
+        ),
+        LabelSchema(  # BraTS-PEDs 2024: Kazerooni 2024, arXiv 2404.15009; nnU-Net issue 3042
+            name="brats2024-ped",
+            to_internal={0: 0, 1: 3, 2: 1, 3: 1, 4: 2},
+            tissue={0: "background", 1: "ET", 2: "NET", 3: "cyst", 4: "ED"},
         ),
         LabelSchema(  # Medical Segmentation Decathlon Task01, dataset.json: edema comes first
             name="msd-task01",
@@ -111,8 +151,8 @@ def schemas_containing(values: Iterable[int]) -> list[str]:
     """Name the schemas that define every one of the given integers.
 
     Examples:
-        >>> schemas_containing([0, 4])
-        ['brats2017-2021']
+        >>> schemas_containing([0, 3, 4])
+        ['brats2012-2015', 'brats2024-gli', 'brats2024-ped']
     """
     wanted = {int(value) for value in values}
     return [name for name, schema in SCHEMAS.items() if wanted <= set(schema.to_internal)]

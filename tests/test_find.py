@@ -123,5 +123,5 @@ def test_missing_folder_and_file_for_a_folder_are_refused(tmp_path, cohort):
 
 
 def test_unknown_schema_is_told_which_exist(cohort):
-    with pytest.raises(ValueError, match=r"one of \['brats2017-2021'"):
+    with pytest.raises(ValueError, match=r"one of \['brats2012-2015'"):
         find_cases(cohort, schema="brats")
