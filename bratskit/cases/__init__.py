@@ -8,6 +8,13 @@ from bratskit.cases.check import (
     findings_table,
     refuse_problems,
 )
+from bratskit.cases.contradict import (
+    Contradiction,
+    Evidence,
+    find_contradiction,
+    read_evidence,
+    refuse_contradiction,
+)
 from bratskit.cases.find import find_cases
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
 from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
@@ -15,6 +22,8 @@ from bratskit.cases.split import Split, has_et, make_split, patient_of
 
 __all__ = [
     "Case",
+    "Contradiction",
+    "Evidence",
     "Finding",
     "Phantom",
     "Scan",
@@ -22,6 +31,7 @@ __all__ = [
     "check_case",
     "check_folder",
     "find_cases",
+    "find_contradiction",
     "findings_table",
     "has_et",
     "load_labels",
@@ -30,6 +40,8 @@ __all__ = [
     "make_phantom",
     "make_split",
     "patient_of",
+    "read_evidence",
+    "refuse_contradiction",
     "refuse_problems",
     "write_labels",
     "write_phantom",
