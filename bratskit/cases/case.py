@@ -1,7 +1,7 @@
 """Hold one patient: `Case` is files on disk, `Scan` arrays in memory; neither is written to."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nibabel as nib
@@ -22,12 +22,15 @@ class Case:
         paths: Path of each modality, keyed by the names in `bratskit.labels.MODALITIES`.
         labels_path: Path of the expert mask, or None where there is none.
         schema: Declares what the integers in the mask mean.
+        channels: Where each modality stands along the fourth axis, if `paths` name one 4D file;
+            empty for one file a modality.
     """
 
     id: str
     paths: Mapping[str, Path]
     labels_path: Path | None
     schema: LabelSchema
+    channels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -10,11 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.cases.case import Case, Scan
-from bratskit.cases.volume import Volume, compress, read_volume, refuse_other_grid, to_disk_order
+from bratskit.cases.mha import is_mha, write_mha
+from bratskit.cases.volume import (
+    Volume,
+    compress,
+    read_channels,
+    read_volume,
+    refuse_other_grid,
+    to_disk_order,
+)
 from bratskit.labels import LABELS, MODALITIES, LabelSchema, get_schema
 from bratskit.runtime import write_atomically
 
-__all__ = ["load_labels", "load_scan", "write_labels", "write_volume"]
+__all__ = ["load_labels", "load_scan", "read_case", "write_labels", "write_volume"]
 
 _UNKNOWN = 255  # marks, in a look-up table, an integer that the schema does not define
 
@@ -34,23 +42,18 @@ def load_scan(case: Case, *, threads: int | None = None) -> Scan:
         ValueError: A modality is missing, a file is damaged or not 3D, grids differ, or a value is
             not finite, not an integer label or unknown to the schema. Names case and file.
     """
-    paths = _paths_of(case)
-    threads = threads or min(len(paths), os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        volumes = list(pool.map(lambda path: read_volume(path, case_id=case.id), paths))
-        first = volumes[0]
-        for volume in volumes[1:]:
-            refuse_other_grid(volume, first, case_id=case.id)
-        modalities, mask = volumes[: len(MODALITIES)], volumes[len(MODALITIES) :]
-        image = np.empty((len(modalities), *first.data.shape), np.float32)
+    modalities, mask = read_case(case, threads=threads)
+    first = modalities[0]
+    image = np.empty((len(modalities), *first.data.shape), np.float32)
+    with ThreadPoolExecutor(threads or _workers(len(modalities))) as pool:
         jobs = [
             pool.submit(_write_modality, volume, out, case.id)
             for volume, out in zip(modalities, image, strict=True)
         ]
-        labels = to_internal(mask[0], schema=case.schema, case_id=case.id) if mask else None
+        labels = to_internal(mask, schema=case.schema, case_id=case.id) if mask else None
         for job in jobs:
             job.result()
-    like = mask[0] if mask else first
+    like = mask or first
     return Scan(
         id=case.id,
         image=image,
@@ -62,13 +65,44 @@ def load_scan(case: Case, *, threads: int | None = None) -> Scan:
     )
 
 
+def read_case(case: Case, *, threads: int | None = None) -> tuple[list[Volume], Volume | None]:
+    """Decode the files of a case, values as stored; a 4D file once for all its modalities.
+
+    Args:
+        case: Files of one patient.
+        threads: Files decoded at once; None means one a core, at most one a file.
+
+    Returns:
+        The modalities in the order of `MODALITIES`, and the mask where the case has one, all on
+        one grid.
+
+    Raises:
+        FileNotFoundError: A file of the case does not exist.
+        ValueError: A modality is missing, a file is damaged or not 3D, or grids differ.
+    """
+    paths = _paths_of(case)
+    with ThreadPoolExecutor(threads or _workers(len(paths))) as pool:
+        if case.channels:
+            image = pool.submit(_read_modalities, case)
+            rest = pool.map(
+                lambda path: read_volume(path, case_id=case.id), paths[len(MODALITIES) :]
+            )
+            volumes = [*image.result(), *rest]
+        else:
+            volumes = list(pool.map(lambda path: read_volume(path, case_id=case.id), paths))
+    for volume in volumes[1:]:
+        refuse_other_grid(volume, volumes[0], case_id=case.id)
+    mask = volumes[len(MODALITIES)] if case.labels_path is not None else None
+    return volumes[: len(MODALITIES)], mask
+
+
 def load_labels(
     path: Path | str, *, schema: LabelSchema | str
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
     """Load one mask, made by anybody, as internal labels in RAS+.
 
     Args:
-        path: A `.nii` or `.nii.gz` file.
+        path: A `.nii`, `.nii.gz` or `.mha` file.
         schema: Edition whose integers the mask uses.
 
     Returns:
@@ -79,7 +113,7 @@ def load_labels(
         ValueError: It is damaged, not 3D, or holds a value that is no integer of the schema.
     """
     path = Path(path)
-    case_id = path.name.split(".nii")[0].removesuffix("_seg")
+    case_id = path.name.removesuffix(".mha").split(".nii")[0].removesuffix("_seg")
     volume = read_volume(path, case_id=case_id)
     return to_internal(volume, schema=get_schema(schema), case_id=case_id), volume.affine
 
@@ -98,7 +132,7 @@ def write_labels(
 
     Args:
         labels: Internal labels `(I, J, K)` in RAS+.
-        path: Where to write, `.nii.gz` or `.nii`; its folder is made.
+        path: Where to write, `.nii.gz`, `.nii` or `.mha`; its folder is made.
         like: The scan that the labels belong to.
         edition: Whose integers to write; None means the edition of `like`.
 
@@ -171,6 +205,24 @@ def _paths_of(case: Case) -> list[Path]:
     return [Path(case.paths[name]) for name in MODALITIES] + masks
 
 
+def _read_modalities(case: Case) -> list[Volume]:
+    """Take the modalities of a case out of its one 4D file."""
+    (path,) = {Path(case.paths[name]) for name in MODALITIES}
+    volumes = read_channels(path, case_id=case.id)
+    wanted = [case.channels[name] for name in MODALITIES]
+    if len(volumes) != len(MODALITIES) or not set(wanted) <= set(range(len(volumes))):
+        msg = (
+            f"{path.name} of case {case.id} must have {len(MODALITIES)} channels, one a modality; "
+            f"got {len(volumes)}. Its dataset.json says where each stands: {dict(case.channels)}."
+        )
+        raise ValueError(msg)
+    return [volumes[at] for at in wanted]
+
+
+def _workers(n_files: int) -> int:
+    return min(n_files, os.cpu_count() or 1)
+
+
 def _write_modality(volume: Volume, out: NDArray[np.float32], case_id: str) -> None:
     volume.write_values(out)
     scaled = volume.data.dtype.kind == "f" or (volume.slope, volume.inter) != (1.0, 0.0)
@@ -222,18 +274,21 @@ def _write(
     array: NDArray[np.generic], path: Path | str, *, like: Scan, dtype: np.dtype | str
 ) -> Path:
     path = Path(path)
-    if not path.name.endswith((".nii", ".nii.gz")):
-        msg = f"path must end in .nii.gz or .nii; got {path}. Try {path.with_suffix('.nii.gz')}."
+    if not path.name.endswith((".nii", ".nii.gz", ".mha")):
+        msg = (
+            f"path must end in .nii.gz, .nii or .mha; got {path}. "
+            f"Try {path.with_suffix('.nii.gz')}."
+        )
         raise ValueError(msg)
     stored = to_disk_order(array, like.disk_affine).astype(np.dtype(dtype).newbyteorder("<"))
+    if is_mha(path):
+        _write_into(path, lambda temporary: write_mha(temporary, stored, like.disk_affine))
+        return path
     header = _header_like(like, stored)
     kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
     raw = kind(stored, like.disk_affine, header).to_bytes()
     content = compress(raw) if path.suffix == ".gz" else raw
-    _write_into(
-        path.parent,
-        lambda: write_atomically(path, lambda temporary: temporary.write_bytes(content)),
-    )
+    _write_into(path, lambda temporary: temporary.write_bytes(content))
     return path
 
 
@@ -247,13 +302,13 @@ def _header_like(like: Scan, stored: NDArray[np.generic]) -> nib.Nifti1Header:
     return header
 
 
-def _write_into(folder: Path, write: Callable[[], None]) -> None:
+def _write_into(path: Path, write: Callable[[Path], object]) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
     except OSError as error:
         msg = (
-            f"output folder must be writable; got {folder} ({error.strerror}). "
+            f"output folder must be writable; got {path.parent} ({error.strerror}). "
             "Choose another, for example predictions in your home folder."
         )
         raise PermissionError(msg) from error

@@ -1,4 +1,4 @@
-"""Decode one NIfTI file into a RAS+ view of its stored values, refusing what cannot be trusted."""
+"""Decode one file into RAS+ views of its stored values, refusing what cannot be trusted."""
 
 import gzip
 import zlib
@@ -11,12 +11,21 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from bratskit.cases.mha import is_mha, read_mha
+
 try:
     from isal import isal_zlib as fast_zlib  # decodes gzip twice as fast
 except ImportError:
     fast_zlib = zlib
 
-__all__ = ["Volume", "compress", "read_volume", "refuse_other_grid", "to_disk_order"]
+__all__ = [
+    "Volume",
+    "compress",
+    "read_channels",
+    "read_volume",
+    "refuse_other_grid",
+    "to_disk_order",
+]
 
 GRID_TOLERANCE_MM = 0.05  # far above float32 rounding in a header, far below a voxel
 
@@ -27,7 +36,7 @@ _RAS = np.array([[0, 1], [1, 1], [2, 1]])
 
 @dataclass(frozen=True)
 class Volume:
-    """One NIfTI file in memory, reoriented to RAS+, its values still as stored.
+    """One 3D volume in memory, reoriented to RAS+, its values still as stored.
 
     Attributes:
         path: File it was read from.
@@ -35,7 +44,7 @@ class Volume:
         slope: Factor from stored to real values; 1 where the file declares none.
         inter: Offset from stored to real values.
         affine: Voxel to world `(4, 4)` of the RAS+ grid, mm.
-        header: Header as on disk.
+        header: Header as on disk; of a channel the 3D part, of a MetaImage what NIfTI would say.
         disk_affine: Voxel to world `(4, 4)` of the grid on disk, mm.
     """
 
@@ -57,35 +66,71 @@ class Volume:
             out[...] = self.data
 
 
-def read_volume(path: Path | str, *, case_id: str) -> Volume:
-    """Read a single-file NIfTI-1 or -2, compressed or not, whatever its suffix says.
+def read_volume(path: Path | str, *, case_id: str, channel: int | None = None) -> Volume:
+    """Read a single-file NIfTI-1 or -2, compressed or not whatever its suffix says, or a `.mha`.
 
     Args:
         path: The file.
         case_id: Name of the case, for messages.
+        channel: Place along the fourth axis of a 4D file; None wants a 3D file.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is damaged, not a NIfTI, not 3D, not made of real numbers, or its affine
-            is unusable.
+        ValueError: It is damaged, not a NIfTI, not 3D (or has no such channel), not made of real
+            numbers, or its affine is unusable.
     """
-    path = Path(path)
+    if channel is None:
+        return _read(Path(path), case_id, is_4d=False)[0]
+    volumes = read_channels(path, case_id=case_id)
+    if not 0 <= channel < len(volumes):
+        msg = (
+            f"{Path(path).name} of case {case_id} must have a channel {channel}; got "
+            f"{len(volumes)} channels, counted from 0. Look at its dataset.json."
+        )
+        raise ValueError(msg)
+    return volumes[channel]
+
+
+def read_channels(path: Path | str, *, case_id: str) -> list[Volume]:
+    """Read a 4D file once and return its channels, each as `read_volume` would; 3D gives one.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: As in `read_volume`, or there are more than four axes.
+    """
+    return _read(Path(path), case_id, is_4d=True)
+
+
+def _read(path: Path, case_id: str, *, is_4d: bool) -> list[Volume]:
     what = f"{path.name} of case {case_id}"
     raw = _read_bytes(path, what)
-    header = _parse_header(raw, what)
-    shape = _spatial_shape(header, what)
-    disk_affine = _usable_affine(header, what)
+    if is_mha(path):
+        values, header, disk_affine = read_mha(path, what)
+        shape = values.shape
+    else:
+        header = _parse_header(raw, what)
+        shape = _voxel_shape(header, what, is_4d=is_4d)
+        disk_affine = _usable_affine(header, what)
+        values = _stored_values(raw, header, shape, what)
     slope, inter = _scaling(header)
+    if shape[3:]:
+        header = header.copy()
+        header.set_data_shape(shape[:3])
     orientation = io_orientation(disk_affine)
-    return Volume(
-        path=path,
-        data=apply_orientation(_stored_values(raw, header, shape, what), orientation),
-        slope=slope,
-        inter=inter,
-        affine=disk_affine @ inv_ornt_aff(orientation, shape),
-        header=header,
-        disk_affine=disk_affine,
-    )
+    affine = disk_affine @ inv_ornt_aff(orientation, shape[:3])
+    channels = np.moveaxis(values, -1, 0) if shape[3:] else [values]
+    return [
+        Volume(
+            path=path,
+            data=apply_orientation(channel, orientation),
+            slope=slope,
+            inter=inter,
+            affine=affine,
+            header=header,
+            disk_affine=disk_affine,
+        )
+        for channel in channels
+    ]
 
 
 def to_disk_order(
@@ -183,16 +228,17 @@ def _parse_header(raw: bytes, what: str) -> nib.Nifti1Header:
     return header
 
 
-def _spatial_shape(header: nib.Nifti1Header, what: str) -> tuple[int, int, int]:
+def _voxel_shape(header: nib.Nifti1Header, what: str, *, is_4d: bool) -> tuple[int, ...]:
     n_axes = int(header["dim"][0])
     shape = tuple(int(length) for length in header["dim"][1 : 1 + n_axes])
-    if n_axes < 3 or min(shape) < 1 or any(length > 1 for length in shape[3:]):
+    n_wanted = 4 if is_4d and shape[3:4] > (1,) else 3
+    if n_axes < 3 or min(shape) < 1 or any(length > 1 for length in shape[n_wanted:]):
         msg = (
-            f"{what} must be one 3D volume; got shape {shape}. "
+            f"{what} must be one {n_wanted}D volume; got shape {shape}. "
             "Save the volume you mean on its own, for example image.slicer[..., 0]."
         )
         raise ValueError(msg)
-    return shape[:3]
+    return shape[:n_wanted]
 
 
 def _usable_affine(header: nib.Nifti1Header, what: str) -> NDArray[np.float64]:
@@ -222,7 +268,7 @@ def _scaling(header: nib.Nifti1Header) -> tuple[float, float]:
 
 
 def _stored_values(
-    raw: bytes, header: nib.Nifti1Header, shape: tuple[int, int, int], what: str
+    raw: bytes, header: nib.Nifti1Header, shape: tuple[int, ...], what: str
 ) -> NDArray[np.generic]:
     try:
         dtype = header.get_data_dtype()
