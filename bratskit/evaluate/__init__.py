@@ -1,6 +1,8 @@
 """Turn masks into numbers on the native grid, sharing no code with what is judged."""
 
+from bratskit.evaluate.balls import ball_ceiling
 from bratskit.evaluate.baselines import fit_flair_threshold, predict_nothing, threshold_flair
+from bratskit.evaluate.ceiling import SIZES_ML, Ceilings, Lesion, SizeClass, ceiling
 from bratskit.evaluate.files import evaluate_paths, score_folder, score_pair
 from bratskit.evaluate.metrics import (
     BRATS_EMPTY_HD95_MM,
@@ -18,11 +20,17 @@ from bratskit.evaluate.table import Score, Scores, write_summary
 __all__ = [
     "BRATS_EMPTY_HD95_MM",
     "EMPTY_RULES",
+    "SIZES_ML",
+    "Ceilings",
     "EmptyMasks",
     "Estimate",
+    "Lesion",
     "Score",
     "Scores",
+    "SizeClass",
     "Summary",
+    "ball_ceiling",
+    "ceiling",
     "confusion_table",
     "dice",
     "evaluate_paths",
