@@ -13,7 +13,7 @@ __all__ = ["ball_ceiling"]
 BALL_RADII_MM = (1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 13.0)
 GAP_VOX = 4  # between two balls: what comes back of one must not touch the other
 TRIES = 200  # places drawn for a ball before it counts as having no room
-ENHANCING = 3  # the label that is part of every region
+ENHANCING = 3  # the label that every region has
 
 
 def ball_ceiling(
@@ -40,14 +40,15 @@ def ball_ceiling(
         seed: Of the places, which are voxel centres.
 
     Returns:
-        Rows of case "balls". Balls are of label ET, so WT, TC and ET are the same: pick one.
+        Rows of case "balls", a lesion of region ET each.
 
     Raises:
         ValueError: Not one ball has room.
     """
     reach = round_trip(np.ones(shape, dtype=np.uint8)) > 0
     truth = scatter_balls(reach, spacing_mm=spacing_mm, radii_mm=radii_mm, n_each=n_each, seed=seed)
-    return ceiling(truth, round_trip, spacing_mm=spacing_mm, case="balls", grid=grid)
+    names = {"case": "balls", "grid": grid, "regions": ("ET",)}
+    return ceiling(truth, round_trip, spacing_mm=spacing_mm, **names)
 
 
 def scatter_balls(

@@ -167,6 +167,7 @@ def ceiling(
     case: str = "",
     grid: str = "prepared grid",
     empty_rule: str = "brats",
+    regions: Sequence[str] = tuple(REGIONS),
 ) -> Ceilings:
     """Measure what a network without a single mistake would score on a grid, in labels.
 
@@ -178,6 +179,7 @@ def ceiling(
         grid: Name of the grid, for the rows; stands as the method in `scores`.
         empty_rule: What a region scores that truth does not have, or of which nothing comes
             back; see `score_masks`. "brats": Dice 1 and 0 mm, or 0 and 373.13 mm.
+        regions: Regions whose lesions are scored one by one.
 
     Returns:
         Scores of every region and label, and of every lesion: each 26-connected part of a region.
@@ -207,8 +209,8 @@ def ceiling(
     box = box_of((truth | back) > 0) or (slice(0, 1),) * 3
     back, truth, lost = back[box], truth[box], lost[box]
     lesions = []
-    for region, members in REGIONS.items():
-        masks = (np.isin(labels, members) for labels in (back, truth))
+    for region in regions:
+        masks = (np.isin(labels, REGIONS[region]) for labels in (back, truth))
         for number, values in enumerate(_lesions(*masks, lost, spacing_mm, rule), start=1):
             lesions.append(Lesion(grid=grid, case=case, region=region, number=number, **values))
     return Ceilings(scores=scores, lesions=tuple(lesions))

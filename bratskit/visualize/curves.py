@@ -52,7 +52,7 @@ def _draw_validation(
 ) -> None:
     grids = {str(row["dice_grid"]) for row in history if row.get("dice_grid")}
     on_grid = f" ({', '.join(sorted(grids))} grid)" if grids else ""
-    _style(ax, title=f"validation Dice{on_grid}")
+    style_axes(ax, title=f"validation Dice{on_grid}")
     ends = []
     for region, colour in REGION_COLOURS.items():
         dice = _column(history, f"dice_{region}")
@@ -115,7 +115,7 @@ def draw_scores(
     axes = figure.subplots(1, len(names), sharey=True, sharex=True, squeeze=False)[0]
     means = {(row.method, row.name): row for row in scores.summary() if row.kind == kind}
     for ax, name in zip(axes, names, strict=True):
-        _style(ax, title=_describe(name) if kind == "region" else name)
+        style_axes(ax, title=_describe(name) if kind == "region" else name)
         for place, method in enumerate(methods):
             colour = METHOD_COLOURS[place % len(METHOD_COLOURS)]
             mine = [row for row in rows if row.method == method and row.name == name]
@@ -156,7 +156,7 @@ def _draw_mean(ax: Axes, estimate: object, *, place: int, colour: str) -> None:
 
 
 def _draw_curve(ax: Axes, epochs: NDArray, values: NDArray, *, title: str, colour: str) -> None:
-    _style(ax, title=title)
+    style_axes(ax, title=title)
     known = ~np.isnan(values)
     if not known.any():
         _say_nothing(ax)
@@ -165,7 +165,8 @@ def _draw_curve(ax: Axes, epochs: NDArray, values: NDArray, *, title: str, colou
     ax.set_ylim(bottom=0 if values[known].min() >= 0 else None)
 
 
-def _style(ax: Axes, *, title: str) -> None:
+def style_axes(ax: Axes, *, title: str) -> None:
+    """Give a panel the plain look that all curves share."""
     ax.set_title(title, fontsize=8.5, color=INK)
     ax.tick_params(labelsize=7.5, length=2, color="#AAAAAA")
     ax.spines[["top", "right"]].set_visible(False)
