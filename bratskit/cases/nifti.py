@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.cases.case import Case, Scan
+from bratskit.cases.memory import extent
 from bratskit.cases.mha import is_mha, write_mha
 from bratskit.cases.volume import (
     Volume,
@@ -22,7 +23,15 @@ from bratskit.cases.volume import (
 from bratskit.labels import LABELS, MODALITIES, LabelSchema, get_schema
 from bratskit.runtime import write_atomically
 
-__all__ = ["load_labels", "load_scan", "read_case", "write_labels", "write_volume"]
+__all__ = [
+    "load_labels",
+    "load_scan",
+    "read_case",
+    "to_internal",
+    "write_finite",
+    "write_labels",
+    "write_volume",
+]
 
 _UNKNOWN = 255  # marks, in a look-up table, an integer that the schema does not define
 
@@ -47,7 +56,7 @@ def load_scan(case: Case, *, threads: int | None = None) -> Scan:
     image = np.empty((len(modalities), *first.data.shape), np.float32)
     with ThreadPoolExecutor(threads or _workers(len(modalities))) as pool:
         jobs = [
-            pool.submit(_write_modality, volume, out, case.id)
+            pool.submit(write_finite, volume, out, case_id=case.id)
             for volume, out in zip(modalities, image, strict=True)
         ]
         labels = to_internal(mask, schema=case.schema, case_id=case.id) if mask else None
@@ -223,7 +232,12 @@ def _workers(n_files: int) -> int:
     return min(n_files, os.cpu_count() or 1)
 
 
-def _write_modality(volume: Volume, out: NDArray[np.float32], case_id: str) -> None:
+def write_finite(volume: Volume, out: NDArray[np.float32], *, case_id: str) -> None:
+    """Write the real values of a modality into an array `(I, J, K)`.
+
+    Raises:
+        ValueError: A value is not finite. Names case and file.
+    """
     volume.write_values(out)
     scaled = volume.data.dtype.kind == "f" or (volume.slope, volume.inter) != (1.0, 0.0)
     if scaled and not np.isfinite(out).all():
@@ -249,16 +263,25 @@ def _as_integers(volume: Volume, where: str) -> NDArray[np.int64]:
 
 
 def _lookup(values: NDArray[np.integer], table: dict[int, int]) -> NDArray[np.uint8] | None:
-    """Map integers through a table into C order; None where one is not in it."""
-    values = np.ascontiguousarray(values)
-    if values.dtype != np.uint8:
-        if values.min() < 0 or values.max() > _UNKNOWN:
+    """Map integers through a table into C order; None where one is not in it.
+
+    Where 0 stays 0, as in every edition, only the box of the tumour is looked up.
+    """
+    mapped = np.zeros(values.shape, np.uint8)
+    box = extent(values) if table.get(0) == 0 else [(0, length) for length in values.shape]
+    if box is None:
+        return mapped
+    where = tuple(slice(start, stop) for start, stop in box)
+    found = values[where]
+    if found.dtype != np.uint8:
+        if found.min() < 0 or found.max() > _UNKNOWN:
             return None
-        values = values.astype(np.uint8)
+        found = found.astype(np.uint8)
     look_up = np.full(256, _UNKNOWN, np.uint8)
     look_up[list(table)] = list(table.values())
-    mapped = look_up[values]
-    return None if mapped.max() == _UNKNOWN else mapped
+    inside = mapped[where]
+    inside[...] = look_up[found]
+    return None if inside.max() == _UNKNOWN else mapped
 
 
 def _refuse_other_shape(array: NDArray[np.generic], like: Scan, *, name: str) -> None:

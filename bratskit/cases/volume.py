@@ -1,6 +1,7 @@
 """Decode one file into RAS+ views of its stored values, refusing what cannot be trusted."""
 
 import gzip
+import struct
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "to_disk_order",
 ]
 
+MOST_GZIP_GROWTH = 1032  # deflate spends at least 2 bits on 258 bytes (zlib technical details)
 GRID_TOLERANCE_MM = 0.05  # far above float32 rounding in a header, far below a voxel
 
 _HEADERS = {348: nib.Nifti1Header, 540: nib.Nifti2Header}  # by sizeof_hdr, the first four bytes
@@ -200,6 +202,17 @@ def _read_bytes(path: Path, what: str) -> bytes:
 
 
 def _decompress(raw: bytes) -> bytes:
+    """Decode in one go into a buffer of the right size: half the time of one that must grow."""
+    declared = int.from_bytes(raw[-4:], "little")
+    if declared <= MOST_GZIP_GROWTH * len(raw):  # else no gzip trailer, or a file of 4 GiB
+        decoded = fast_zlib.decompress(raw, wbits=31, bufsize=declared + 1)
+        trailer = struct.pack("<II", fast_zlib.crc32(decoded), len(decoded) & 0xFFFFFFFF)
+        if raw.endswith(trailer):  # the first member of the file is its last
+            return decoded
+    return _decompress_members(raw)
+
+
+def _decompress_members(raw: bytes) -> bytes:
     decoder = fast_zlib.decompressobj(wbits=31)  # 31: gzip header and checksum
     decoded = decoder.decompress(raw)
     if not decoder.eof:

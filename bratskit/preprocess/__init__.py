@@ -1,6 +1,7 @@
 """Room 01: turn a native scan into the array a network sees, and remember the way back."""
 
 from bratskit.preprocess.ceiling import ceiling, lost_voxels
+from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.geometry import Geometry
 from bratskit.preprocess.prepare import prepare_cohort, prepare_scan
 from bratskit.preprocess.steps import brain_box, brain_mask, minmax, zscore
@@ -19,6 +20,7 @@ __all__ = [
     "brain_mask",
     "ceiling",
     "list_prepared",
+    "load_prepared",
     "lost_voxels",
     "minmax",
     "open_prepared",

@@ -12,9 +12,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import ArrayLike, NDArray
 
 from bratskit.cases.case import Case, Scan
-from bratskit.cases.nifti import load_scan
 from bratskit.labels import MODALITIES
 from bratskit.preprocess.geometry import Geometry
 from bratskit.preprocess.steps import NORMALISE, brain_mask
@@ -36,12 +36,7 @@ MOST_LISTED = 10  # failures spelled out in one message
 
 
 def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
-    """Crop to the brain, normalise each modality, resample if the recipe asks for another grid.
-
-    The brain mask and its box come from all modalities of the scan, on the native grid and before
-    anything is resampled, so that the geometry does not depend on which ones the network sees.
-    Intensities are normalised on measured voxels before the resample; the image is masked again
-    after it.
+    """Prepare a scan in memory; `prepare_channels` says how.
 
     Args:
         scan: The scan, native grid.
@@ -51,25 +46,53 @@ def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
     Raises:
         ValueError: The scan holds no brain.
     """
-    native_mask = brain_mask(scan.image)
+    return prepare_channels(
+        scan.image, scan.labels, case_id=scan.id, affine=scan.affine, recipe=recipe
+    )
+
+
+def prepare_channels(
+    channels: Sequence[NDArray],
+    labels: NDArray[np.uint8] | None,
+    *,
+    case_id: str,
+    affine: ArrayLike,
+    recipe: Recipe,
+    threads: int | None = None,
+) -> Prepared:
+    """Crop to the brain, normalise each modality, resample if the recipe asks for another grid.
+
+    The brain mask and its box come from all modalities, on the native grid and before anything is
+    resampled, so that the geometry does not depend on which ones the network sees. Intensities are
+    normalised on measured voxels before the resample; the image is masked again after it.
+
+    Args:
+        channels: One array `(I, J, K)` a modality in the order of `MODALITIES`, of any real type
+            and memory order, in any unit whose zero means that nothing was measured.
+        labels: Internal labels `(I, J, K)`, or None.
+        case_id: Name of the case.
+        affine: Voxel to world `(4, 4)`, mm.
+        recipe: Grid, modalities and scale.
+        threads: Modalities normalised at once; None means one a core.
+
+    Raises:
+        ValueError: No channel has a voxel other than zero.
+    """
+    native_mask = brain_mask(channels)
     try:
-        geometry = Geometry.plan(native_mask, recipe.geometry, affine=scan.affine)
+        geometry = Geometry.plan(native_mask, recipe.geometry, affine=affine)
     except ValueError as error:
-        msg = f"{scan.id}: {error}"
+        msg = f"{case_id}: {error}"
         raise ValueError(msg) from error
     mask = geometry.apply_mask(native_mask)
-    box = geometry.crop(scan.image)
-    if recipe.modalities != MODALITIES:
-        box = box[[MODALITIES.index(name) for name in recipe.modalities]]
-    normalise = NORMALISE[recipe.normalise]
-    image = geometry.resample(normalise(box, geometry.crop(native_mask)))
+    boxes = [geometry.crop(channels[MODALITIES.index(name)]) for name in recipe.modalities]
+    image = geometry.resample(_normalise(boxes, recipe, threads))
     if geometry.is_resampling:
         np.copyto(image, 0, where=~mask)
-    labels = None if scan.labels is None else geometry.apply_labels(scan.labels)
     return Prepared(
-        id=scan.id,
+        id=case_id,
         image=image,
-        labels=labels,
+        labels=None if labels is None else geometry.apply_labels(labels),
         mask=mask,
         geometry=geometry,
         modalities=recipe.modalities,
@@ -144,8 +167,9 @@ def _finished(futures: Sequence[Future]) -> Iterator[Future]:
 
 
 def _prepare_case(case: Case, folder: Path, recipe: Recipe) -> None:
-    prepared = prepare_scan(load_scan(case, threads=1), recipe)
-    save_prepared(prepared, folder, settings=_settings(case, recipe))
+    from bratskit.preprocess.fast import load_prepared  # which stands on this module
+
+    save_prepared(load_prepared(case, recipe, threads=1), folder, settings=_settings(case, recipe))
 
 
 def _settings(case: Case, recipe: Recipe) -> dict[str, object]:
@@ -218,3 +242,17 @@ def _allowed_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _normalise(
+    boxes: Sequence[NDArray], recipe: Recipe, threads: int | None
+) -> NDArray[np.float32]:
+    """Normalise each modality on a thread of its own, straight into the image."""
+    image = np.empty((len(boxes), *boxes[0].shape), dtype=np.float32)
+
+    def write(box: NDArray, out: NDArray[np.float32]) -> None:
+        NORMALISE[recipe.normalise]([box], out=out[None])
+
+    with ThreadPoolExecutor(threads or min(len(boxes), _allowed_cores())) as pool:
+        list(pool.map(write, boxes, image))
+    return image
