@@ -196,8 +196,7 @@ def _refuse_other_grid(prepared_case: Path, recipe: Recipe) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from bratskit.cases import find_cases
 
-    found = find_cases(options.dir)
-    cases = [dataclasses.replace(case, labels_path=None) for case in found]  # not looked at
+    cases = find_cases(options.dir, use_labels=False)
     RunFolder(options.out).create()
 
     from bratskit.networks import load_checkpoint, saved_model

@@ -1,5 +1,6 @@
 """Say which integer is which tissue in which edition, what WT, TC, ET are, and channel order."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ __all__ = [
     "LabelSchema",
     "get_schema",
     "schemas_containing",
+    "schemas_named_in",
 ]
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")  # channel order, written into every checkpoint
@@ -76,6 +78,9 @@ class LabelSchema:
             if others
             else "No schema contains them all: is this a tumour mask?"
         )
+        named = schemas_named_in(where)
+        if named and self.name not in named:
+            hint += f" Its name is one of {' or '.join(named)}."
         msg = (
             f"labels of {where} must be in {sorted(self.to_internal)} (schema {self.name!r}); "
             f"got {unknown}. {hint}"
@@ -145,6 +150,35 @@ def get_schema(name: str | LabelSchema) -> LabelSchema:
         msg = f"schema must be one of {sorted(SCHEMAS)}; got {name!r}."
         raise ValueError(msg)
     return SCHEMAS[name]
+
+
+# How the editions call their cases. Names say which edition a case came in, not what has since been
+# done to its masks, so they are a hint in a refusal and nothing else. That of a glioma of 2023 and
+# of 2024 is the same but for the time point.
+_NAMED = {
+    r"BraTS-GLI-\d": ("brats2023-gli", "brats2024-gli"),
+    r"BraTS-MET-\d": ("brats2023-met",),
+    r"BraTS-PED-\d": ("brats2023-gli", "brats2024-ped"),
+    r"BraTS-SSA-\d": ("brats2023-gli",),
+    r"BraTS(17|18|19|20|2021)_": ("brats2017-2021",),
+    r"BRATS_\d{3}\b": ("msd-task01",),
+    r"brats_(2013|tcia)_pat": ("brats2012-2015",),
+}
+
+
+def schemas_named_in(text: str) -> tuple[str, ...]:
+    """Name the schemas of the editions that call their cases as one in the text; () for no such.
+
+    Examples:
+        >>> schemas_named_in("BraTS-PED-00181-000-seg.nii.gz")
+        ('brats2023-gli', 'brats2024-ped')
+        >>> schemas_named_in("Phantom_00003")
+        ()
+    """
+    for pattern, names in _NAMED.items():
+        if re.search(rf"\b{pattern}", text, re.IGNORECASE):
+            return names
+    return ()
 
 
 def schemas_containing(values: Iterable[int]) -> list[str]:

@@ -1,50 +1,25 @@
 """Find the cases below a folder by their file names; the folder is only ever read."""
 
 import os
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from bratskit.cases.case import Case
+from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, refuse_other_tissues
+from bratskit.cases.layouts import (
+    EXPECTED,
+    CaseFiles,
+    add_brats,
+    add_decathlon,
+    add_vsd,
+    file_of,
+    is_volume,
+)
 from bratskit.labels import MODALITIES, LabelSchema, get_schema
 
-__all__ = ["find_cases"]
+__all__ = ["CaseFiles", "as_case", "collect_files", "find_cases"]
 
-# BraTS 2017-2021 file names, and after them those of BraTS 2023
-_KINDS = {
-    **{name: name for name in MODALITIES},
-    **{"t2f": "flair", "t1n": "t1", "t1c": "t1ce", "t2w": "t2", "seg": "seg"},
-}
-_NAME = re.compile(rf"(?P<id>.+)[_-](?P<kind>{'|'.join(_KINDS)})\.nii(\.gz)?", re.IGNORECASE)
-_EXPECTED = (
-    "<case>_flair.nii.gz, <case>_t1.nii.gz, <case>_t1ce.nii.gz, <case>_t2.nii.gz and, where there "
-    "is a mask, <case>_seg.nii.gz (.nii works too), all in one folder or one folder a case"
-)
 _SHOWN = 5  # names quoted in one message before the rest is counted
-
-
-@dataclass
-class CaseFiles:
-    """Collect the files that carry one case id, complete or not.
-
-    Attributes:
-        id: Name of the case.
-        files: Paths found for each modality and for "seg".
-    """
-
-    id: str
-    files: dict[str, list[Path]] = field(default_factory=dict)
-
-    @property
-    def missing(self) -> list[str]:
-        """Modalities without a file."""
-        return [name for name in MODALITIES if name not in self.files]
-
-    @property
-    def repeated(self) -> dict[str, list[Path]]:
-        """Kinds of file of which there are several."""
-        return {kind: paths for kind, paths in self.files.items() if len(paths) > 1}
 
 
 def find_cases(
@@ -52,49 +27,56 @@ def find_cases(
     *,
     schema: LabelSchema | str = "brats2017-2021",
     require_labels: bool = False,
+    use_labels: bool = True,
 ) -> list[Case]:
-    """Find every case below a folder: nested or flat, `.nii` or `.nii.gz`, in any letter case.
+    """Find every case below a folder, in the layout and under the names of any edition.
+
+    That is BraTS 2017-2021 and 2023-2024 (nested or flat, `.nii` or `.nii.gz`, any letter case),
+    MSD Task01 (4D files and `dataset.json`) and BraTS 2013-2015 (`.mha`). The layout says nothing
+    about the integers in the masks: those are declared.
 
     Args:
         folder: A cohort, or the folder of one case.
         schema: Edition that the masks were written in; it is declared, never guessed.
         require_labels: Whether a case without a mask is refused.
+        use_labels: Whether masks are looked for at all; False leaves them out, whatever they hold.
 
     Returns:
         The cases, sorted by id.
 
     Raises:
-        FileNotFoundError: The folder does not exist.
+        FileNotFoundError: The folder does not exist, or 4D images come without `dataset.json`.
         ValueError: It holds no case, or a case misses a modality, has two files for one, or has no
-            mask although one is required.
+            mask although one is required; or `dataset.json` contradicts the schema.
     """
     schema = get_schema(schema)
+    if require_labels and not use_labels:
+        msg = "require_labels must be False where use_labels is; got True. Leave one of them out."
+        raise ValueError(msg)
     collected = collect_files(folder)
     if not collected:
-        msg = f"folder must hold at least one case; got {folder}. Expected names: {_EXPECTED}."
+        msg = f"folder must hold at least one case; got {folder}. Expected names: {EXPECTED}."
         raise ValueError(msg)
     _refuse_repeated(collected)
     _refuse_missing(collected)
-    cases = [as_case(files, schema=schema) for files in collected]
+    cases = [as_case(files, schema=schema, use_labels=use_labels) for files in collected]
     bare = [case.id for case in cases if case.labels_path is None]
     if require_labels and bare:
         msg = (
             f"every case must have a mask here; got none for {_some(bare)} in {folder}. "
-            f"Add {bare[0]}_seg.nii.gz beside its modalities, or leave the case out."
+            f"Add {_wanted_name(collected, bare[0], 'seg')}, or leave the case out."
         )
         raise ValueError(msg)
     return cases
 
 
 def collect_files(folder: Path | str) -> list[CaseFiles]:
-    """Group the NIfTI files below a folder by case id, without judging them.
-
-    A case without `_seg` whose own folder holds exactly one other NIfTI named like a segmentation
-    takes that one: Kaggle's BraTS20_Training_355 has `W39_1998.09.19_Segm.nii`.
+    """Group the volumes below a folder by case id, without judging them.
 
     Raises:
-        FileNotFoundError: The folder does not exist.
+        FileNotFoundError: The folder does not exist, or 4D images come without `dataset.json`.
         NotADirectoryError: It is a file.
+        ValueError: `dataset.json` cannot be understood.
     """
     folder = Path(folder)
     if not folder.exists():
@@ -104,40 +86,36 @@ def collect_files(folder: Path | str) -> list[CaseFiles]:
         msg = f"folder must be a folder; got the file {folder}. Give {folder.parent} instead."
         raise NotADirectoryError(msg)
     found: dict[str, CaseFiles] = {}
-    for paths in _nifti_by_folder(folder):
-        _collect_one_folder(paths, found)
+    if folder.absolute().name in IMAGE_FOLDERS:
+        add_decathlon(folder.absolute().parent, [folder.absolute().name], found)
+    else:
+        for root, tasks, paths in _walk(folder):
+            add_decathlon(root, tasks, found)
+            add_brats([path for path in paths if path.suffix.lower() != ".mha"], found)
+            add_vsd(paths, found)
     return [found[name] for name in sorted(found)]
 
 
-def as_case(files: CaseFiles, *, schema: LabelSchema) -> Case:
-    """Turn the files of one complete case into a `Case`."""
-    labels = files.files.get("seg")
+def as_case(files: CaseFiles, *, schema: LabelSchema, use_labels: bool = True) -> Case:
+    """Turn the files of one complete case into a `Case`.
+
+    Raises:
+        ValueError: The mask comes with a `dataset.json` that contradicts the schema.
+    """
+    labels = files.files.get("seg") if use_labels else None
+    if labels and files.listing:
+        refuse_other_tissues(files.listing, schema)
     return Case(
         id=files.id,
         paths={name: files.files[name][0] for name in MODALITIES if name in files.files},
         labels_path=labels[0] if labels else None,
         schema=schema,
+        channels=files.channels,
     )
 
 
-def _collect_one_folder(paths: list[Path], found: dict[str, CaseFiles]) -> None:
-    here: dict[str, CaseFiles] = {}
-    strangers = []
-    for path in paths:
-        match = _NAME.fullmatch(path.name)
-        if match is None:
-            strangers.append(path)
-            continue
-        files = found.setdefault(match["id"], CaseFiles(match["id"]))
-        files.files.setdefault(_KINDS[match["kind"].lower()], []).append(path)
-        here[files.id] = files
-    masks = [path for path in strangers if "seg" in path.name.lower()]
-    if len(here) == 1 and len(masks) == len(strangers) == 1:
-        (files,) = here.values()
-        files.files.setdefault("seg", masks)
-
-
-def _nifti_by_folder(folder: Path) -> Iterator[list[Path]]:
+def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:
+    """Yield each folder below, the MSD image folders that stand in it, and its own volumes."""
     seen = set()  # a link to a parent folder would never end
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -145,9 +123,10 @@ def _nifti_by_folder(folder: Path) -> Iterator[list[Path]]:
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        volumes = [name for name in sorted(names) if name.lower().endswith((".nii", ".nii.gz"))]
-        yield [Path(root, name) for name in volumes if not name.startswith(".")]
+        tasks = [name for name in IMAGE_FOLDERS if name in folders]
+        taken = {*tasks, LABEL_FOLDER} if tasks else set()
+        folders[:] = sorted(name for name in {*folders} - taken if not name.startswith("."))
+        yield Path(root), tasks, [Path(root, name) for name in sorted(names) if is_volume(name)]
 
 
 def _refuse_repeated(collected: list[CaseFiles]) -> None:
@@ -169,9 +148,16 @@ def _refuse_missing(collected: list[CaseFiles]) -> None:
     beside = next(iter(first.files.values()))[0].parent
     msg = (
         f"every case must have the modalities {', '.join(MODALITIES)}; {_some(lacks, '; ')}. "
-        f"Add {first.id}_{first.missing[0]}.nii.gz to {beside}, or move the case elsewhere."
+        f"Add {file_of(first.id, first.missing[0], first.layout).name} to {beside}, or move the "
+        "case elsewhere."
     )
     raise ValueError(msg)
+
+
+def _wanted_name(collected: list[CaseFiles], case_id: str, kind: str) -> str:
+    (layout,) = (files.layout for files in collected if files.id == case_id)
+    wanted = file_of(case_id, kind, layout)
+    return wanted.name if layout.startswith("brats") else wanted.as_posix()
 
 
 def _some(names: list[str], separator: str = ", ") -> str:

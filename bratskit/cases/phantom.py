@@ -8,74 +8,38 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from shutil import rmtree
 from threading import Thread
 
-import nibabel as nib
-
 from bratskit.cases.case import Case
-from bratskit.cases.nifti import write_labels
 from bratskit.cases.simulate import GENERATOR, Phantom, make_phantom, refuse_odd_settings
-from bratskit.cases.volume import compress, to_disk_order
-from bratskit.labels import MODALITIES, LabelSchema, get_schema
+from bratskit.cases.write import case_in, facts_path, list_cases, remove_unfinished, write_scan
+from bratskit.labels import SCHEMAS, LabelSchema, get_schema
 from bratskit.runtime import progress, write_atomically
 
 __all__ = ["Phantom", "make_cohort", "make_phantom", "write_phantom"]
-
-_BRATS_2023_NAMES = {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w"}
-
-
-def _file_names(name: str, edition: LabelSchema) -> dict[str, str]:
-    if edition.name == "brats2023-gli":
-        return {m: f"{name}-{_BRATS_2023_NAMES[m]}.nii.gz" for m in MODALITIES} | {
-            "labels": f"{name}-seg.nii.gz"
-        }
-    return {m: f"{name}_{m}.nii.gz" for m in MODALITIES} | {"labels": f"{name}_seg.nii.gz"}
 
 
 def write_phantom(
     phantom: Phantom, folder: Path | str, *, edition: LabelSchema | str = "brats2017-2021"
 ) -> Case:
-    """Write `folder/<id>/`: four int16 modalities, the mask and `<id>_truth.json`, all or nothing.
+    """Write four int16 modalities, the mask and `<id>_truth.json`, all or nothing.
+
+    They go into `folder/<id>/`, as the edition names them; for MSD Task01 into `imagesTr` (one 4D
+    file), `labelsTr` and `factsTr`, and `dataset.json` is brought up to date.
 
     Args:
         phantom: What to write.
-        folder: Holds one folder a case; made where absent.
-        edition: Whose label integers and file names to use.
+        folder: The cohort's folder; made where absent.
+        edition: Whose label integers, file names and file form to use.
 
     Raises:
         PermissionError: The folder cannot be made or written to.
     """
-    edition = get_schema(edition)
-    scan, folder = phantom.scan, _writable(folder)
-    names = _file_names(scan.id, edition)
-    unfinished = folder / f".{scan.id}-{os.getpid()}"
-    try:
-        unfinished.mkdir(exist_ok=True)
-        for channel, modality in enumerate(MODALITIES):
-            stored = to_disk_order(scan.image[channel].astype("<i2"), scan.disk_affine)
-            content = compress(nib.Nifti1Image(stored, scan.disk_affine, scan.header).to_bytes())
-            (unfinished / names[modality]).write_bytes(content)
-        write_labels(scan.labels, unfinished / names["labels"], like=scan, edition=edition)
-        truth = phantom.truth | {"edition": edition.name}
-        text = json.dumps(truth, indent=1)
-        (unfinished / f"{scan.id}_truth.json").write_text(text, encoding="utf-8")
-        rmtree(folder / scan.id, ignore_errors=True)
-        unfinished.rename(folder / scan.id)
-    finally:
-        rmtree(unfinished, ignore_errors=True)
-    return _case_in(folder, scan.id, edition)
-
-
-def _case_in(folder: Path, name: str, edition: LabelSchema) -> Case:
-    names = _file_names(name, edition)
-    home = folder / name
-    return Case(
-        id=name,
-        paths={m: home / names[m] for m in MODALITIES},
-        labels_path=home / names["labels"],
-        schema=edition,
-    )
+    edition, folder = get_schema(edition), _writable(folder)
+    facts = phantom.truth | {"edition": edition.name}
+    case = write_scan(phantom.scan, folder, edition=edition, facts=facts)
+    list_cases(folder, edition)
+    return case
 
 
 def _writable(folder: Path | str) -> Path:
@@ -136,12 +100,12 @@ def make_cohort(
     wanted = [(folder, name, (seed, i), spacing_mm, edition) for i, name in enumerate(names)]
     todo = [job for job in wanted if not _is_there(*job)]
     for _, name, *_ in todo:
-        for stale in folder.glob(f".{name}-*"):  # a run that was killed
-            rmtree(stale, ignore_errors=True)
+        remove_unfinished(folder, name)
+    list_cases(folder, edition)
     workers = min(workers or _cores(), max(len(todo), 1))
     for _ in progress(_done(todo, workers), "phantom", total=len(todo)):
-        pass
-    return [_case_in(folder, name, edition) for name in names]
+        list_cases(folder, edition)
+    return [case_in(folder, name, edition) for name in names]
 
 
 def _cores() -> int:
@@ -158,8 +122,9 @@ def _is_there(
     spacing_mm: tuple[float, ...],
     edition: LabelSchema,
 ) -> bool:
-    path = folder / name / f"{name}_truth.json"
-    if not path.exists():
+    places = {facts_path(folder, name, get_schema(other)) for other in SCHEMAS}
+    path = next((place for place in sorted(places) if place.exists()), None)
+    if path is None:
         return False
     truth = json.loads(path.read_text(encoding="utf-8"))
     wanted = {
@@ -175,7 +140,12 @@ def _is_there(
                 f"{key} {truth.get(key)}, not {value}. Choose another folder."
             )
             raise ValueError(msg)
-    return True
+    return all(file.exists() for file in _files(folder, name, edition))
+
+
+def _files(folder: Path, name: str, edition: LabelSchema) -> set[Path]:
+    case = case_in(folder, name, edition)
+    return {*case.paths.values(), case.labels_path}
 
 
 def _leave_with_parent() -> None:
@@ -196,7 +166,8 @@ def _write_one(
     edition: LabelSchema,
 ) -> str:
     phantom = make_phantom(seeds, spacing_mm=spacing_mm, case_id=name)
-    write_phantom(phantom, folder, edition=edition)
+    facts = phantom.truth | {"edition": edition.name}
+    write_scan(phantom.scan, folder, edition=edition, facts=facts)
     return name
 
 

@@ -127,6 +127,8 @@ def _receipt(case: Case, model: Checkpoint, edition: str) -> dict[str, object]:
         "geometry": dataclasses.asdict(model.recipe.geometry),
         "sources": {path.name: _facts(path) for path in map(Path, case.paths.values())},
     }
+    if case.channels:
+        values["channels"] = dict(case.channels)
     return json.loads(json.dumps(values))
 
 
