@@ -51,7 +51,7 @@ def test_what_the_grid_cuts_off_is_said_and_marked():
     figure = draw_ceiling(both())
     assert {"partly out of reach", "gone"} <= legend(figure)
     said = [text.get_text() for text in figure.axes[1].texts]
-    assert said[0].startswith("17 tumour voxels of 1 case\n")
+    assert said == [f"{17 / 65:.1%} of the tumour is out of reach,\nin 1 case"]
     assert not figure.axes[0].texts
 
 

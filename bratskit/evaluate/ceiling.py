@@ -38,6 +38,7 @@ class Lesion:
         case: Case id.
         region: WT, TC or ET, of which it is one 26-connected part.
         number: 1, 2, ... within case and region.
+        volume_vox: Its voxels.
         volume_ml: Its volume, ml.
         dice: Overlap with what came back nearer to it than to another lesion.
         hd95_mm: 95 % Hausdorff distance to the same, mm.
@@ -49,6 +50,7 @@ class Lesion:
     case: str
     region: str
     number: int
+    volume_vox: int
     volume_ml: float
     dice: float
     hd95_mm: float
@@ -242,6 +244,7 @@ def _lesions(
         mine, part = owned[box] == number, parts[box] == number
         rows.append(
             {
+                "volume_vox": int(sizes[number]),
                 "volume_ml": int(sizes[number]) * voxel_ml,
                 "dice": dice(mine, part) if there else rule.dice_one,
                 "hd95_mm": hausdorff95(

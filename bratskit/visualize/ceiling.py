@@ -98,13 +98,13 @@ def _draw_balls(ax: Axes, balls: tuple[Lesion, ...]) -> None:
 
 
 def _say_lost(ax: Axes, mine: Ceilings) -> None:
-    lost = mine.lost_voxels()["WT"]
-    if lost:
-        total_ml = sum(lesion.volume_ml for lesion in mine.pick(region="WT").lesions)
-        cases = len({lesion.case for lesion in mine.lesions if lesion.lost_vox})
-        said = f"{lost:,} tumour voxels of {cases} case{'s' * (cases != 1)}\nout of reach"
-        said += f" (of {total_ml:,.0f} ml)"
-        ax.text(0.97, 0.06, said, transform=ax.transAxes, ha="right", fontsize=7, color=INK)
+    tumours = mine.pick(region="WT").lesions
+    lost_vox = sum(lesion.lost_vox for lesion in tumours)
+    if lost_vox:
+        share = lost_vox / sum(lesion.volume_vox for lesion in tumours)
+        cases = len({lesion.case for lesion in tumours if lesion.lost_vox})
+        said = f"{share:.1%} of the tumour is out of reach,\nin {cases} case{'s' * (cases != 1)}"
+        ax.text(0.97, 0.06, said, transform=ax.transAxes, ha="right", fontsize=7.5, color=INK)
 
 
 def _mean_dice(mine: Ceilings) -> str:
