@@ -15,6 +15,7 @@ from bratskit.cases.contradict import (
     read_evidence,
     refuse_contradiction,
 )
+from bratskit.cases.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
 from bratskit.cases.find import find_cases
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
 from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
@@ -23,8 +24,10 @@ from bratskit.cases.split import Split, has_et, make_split, patient_of
 __all__ = [
     "Case",
     "Contradiction",
+    "Duplicate",
     "Evidence",
     "Finding",
+    "Fingerprint",
     "Phantom",
     "Scan",
     "Split",
@@ -32,7 +35,9 @@ __all__ = [
     "check_folder",
     "find_cases",
     "find_contradiction",
+    "find_duplicates",
     "findings_table",
+    "fingerprint",
     "has_et",
     "load_labels",
     "load_scan",
