@@ -125,7 +125,14 @@ def _prepare(options: argparse.Namespace) -> int:
     recipe = get_recipe(options.recipe)
     cases = find_cases(options.dir, schema=options.edition)
     RunFolder(options.out).create()
-    ids = prepare_cohort(cases, options.out, recipe=recipe, workers=options.workers)
+    ids = prepare_cohort(
+        cases,
+        options.out,
+        recipe=recipe,
+        workers=options.workers,
+        form=options.form,
+        budget_gb=options.budget_gb,
+    )
     _say(f"{len(ids)} cases prepared in {options.out}")
     return 0
 
@@ -284,6 +291,15 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = command("prepare", _prepare, "Turn cases into arrays for training.", "DIR", "OUT")
     prepare.add_argument("--workers", metavar="N", type=int)
+    prepare.add_argument(
+        "--form",
+        choices=("auto", "fast", "compact"),
+        default="auto",
+        help="how cases are stored; auto: fast where all fit, else compact, a seventh of the size",
+    )
+    prepare.add_argument(
+        "--budget-gb", metavar="GB", type=float, help="what OUT may weigh; default: the free space"
+    )
     recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")
     edition(prepare, "edition of the masks")
 

@@ -192,7 +192,7 @@ def test_an_interrupt_leaves_whole_cases_and_the_next_call_goes_on(cohort, tmp_p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bratskit.preprocess.prepare.progress", interrupted)
+        patch.setattr("bratskit.preprocess.cohort.progress", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare_cohort(cohort, store, recipe=NATIVE, workers=1)
     done = list_prepared(store)
@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_whole_cases_and_the_next_call_goes_on(cohort, tmp_p
 def test_a_full_disk_is_refused_before_the_first_case(cohort, tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(100, 100, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match="free for 3 prepared cases; got 0 MiB"):
+    with pytest.raises(OSError, match=r"about .* fast or .* compact, may take 0\.0 MB"):
         prepare_cohort(cohort, tmp_path / "store", recipe=NATIVE)
     assert list_prepared(tmp_path / "store") == []
 

@@ -80,13 +80,12 @@ def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
     """Read some cases, spread over the cohort, and refuse a schema that their images speak against.
 
     Args:
-        cases: The cohort; cases without a mask are passed over.
+        cases: The cohort; cases without a mask, or that cannot be read, are passed over.
         most: Cases read for each schema. Three are enough for a clear cohort; the rest are
             for cohorts in which few tumours enhance.
 
     Raises:
         ValueError: A schema is contradicted; one line that names the reading that fits.
-        FileNotFoundError: A file is missing.
     """
     schemas: dict[str, list[Case]] = {}
     for case in cases:
@@ -96,7 +95,10 @@ def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
         chosen = sorted({int(i) for i in np.linspace(0, len(found) - 1, most)})
         evidence = []
         for i in progress(chosen, "checking what the labels mean"):
-            scan = load_scan(found[i])
+            try:
+                scan = load_scan(found[i])
+            except (OSError, ValueError):  # refused by name where the case itself is needed
+                continue
             evidence.append(read_evidence(scan.id, scan.image, scan.labels))
         contradiction = find_contradiction(
             [item for item in evidence if item is not None], schema=found[0].schema

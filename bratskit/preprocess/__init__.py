@@ -1,9 +1,10 @@
 """Room 01: turn a native scan into the array a network sees, and remember the way back."""
 
 from bratskit.preprocess.ceiling import ceiling, lost_voxels
+from bratskit.preprocess.cohort import prepare_cohort
 from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.geometry import Geometry
-from bratskit.preprocess.prepare import prepare_cohort, prepare_scan
+from bratskit.preprocess.prepare import prepare_scan
 from bratskit.preprocess.steps import brain_box, brain_mask, minmax, zscore
 from bratskit.preprocess.store import (
     Prepared,

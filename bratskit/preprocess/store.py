@@ -14,30 +14,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bratskit.labels import LABELS, MODALITIES
+from bratskit.labels import MODALITIES
+from bratskit.preprocess.budget import FORMS, Form, bytes_a_voxel, require_free_space
+from bratskit.preprocess.compact import CompactArray, decode, encode, read_compact, write_compact
 from bratskit.preprocess.geometry import Geometry
+from bratskit.preprocess.tumour import foreground_index
 from bratskit.runtime import made_by, write_atomically
 
 __all__ = [
-    "BYTES_A_VOXEL",
+    "FORMAT",
     "Prepared",
-    "foreground_index",
     "list_prepared",
     "open_prepared",
     "read_patch",
     "read_receipt",
-    "require_free_space",
     "save_prepared",
+    "sweep",
 ]
 
 Triple = tuple[int, int, int]
 
-FORMAT = 1  # raise it when a stored file changes its meaning: older folders are then made again
-# float16 image of four modalities, uint8 labels, bool mask; 36 MB for a BraTS brain box at 1 mm.
-# float16 keeps a z-score to 1/2048 of its value, takes half of float32, and is read faster than
-# anything compressed (PERFORMANCE.md).
-BYTES_A_VOXEL = 4 * 2 + 1 + 1
-MOST_VOXELS_A_LABEL = 2000  # plenty to centre patches on; 48 kB a case and label
+FORMAT = 2  # raise it when a stored file changes its meaning: older folders are then made again
+# What a truncated or overwritten file raises: numpy, zipfile, and RuntimeError from blosc2.
+DAMAGE = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +45,14 @@ class Prepared:
 
     Attributes:
         id: Name of the case.
-        image: z-scores `(C, i, j, k)`, float32 in memory, float16 from the store.
+        image: z-scores `(C, i, j, k)`, float32 in memory, float16 from a fast store, a
+            `CompactArray` of float32 from a compact one.
         labels: Internal labels `(i, j, k)` uint8, or None.
         mask: Brain mask `(i, j, k)` bool; the image is exactly 0 outside.
         geometry: The way back to the native grid.
         modalities: Name of each channel.
+        lost_vox: Tumour voxels of the native grid that a crop left out, by name of the label;
+            empty where there are no labels.
     """
 
     id: str
@@ -59,11 +61,17 @@ class Prepared:
     mask: NDArray[np.bool_] = field(repr=False)
     geometry: Geometry
     modalities: tuple[str, ...] = MODALITIES
+    lost_vox: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def foreground(self) -> dict[int, NDArray[np.int32]]:
         """Voxels `(N, 3)` of each label that occurs, at most a few thousand each, sorted."""
         return {} if self.labels is None else foreground_index(self.labels, case_id=self.id)
+
+    def cut(self, part: tuple[slice, ...]) -> tuple[NDArray, NDArray | None]:
+        """Return image and labels of one part of the grid, reading no more than that."""
+        labels = None if self.labels is None else self.labels[part]
+        return self.image[(slice(None), *part)], labels
 
 
 class _Stored(Prepared):
@@ -78,24 +86,29 @@ class _Stored(Prepared):
         facts = {
             "_folder": folder,
             "_has_labels": receipt["has_labels"],
+            "_is_compact": receipt.get("form") == "compact",
             "id": receipt["id"],
             "geometry": Geometry.from_dict(receipt["geometry"]),
             "modalities": tuple(receipt["modalities"]),
+            "lost_vox": receipt.get("lost_vox", {}),
         }
         for name, value in facts.items():
             object.__setattr__(self, name, value)
 
     @property
-    def image(self) -> NDArray[np.float16]:
-        return self._load("image.npy")
+    def image(self) -> "NDArray[np.float16] | CompactArray":
+        if not self._is_compact:
+            return self._map("image")
+        with self._whole("image.b2nd") as path:
+            return CompactArray(path, self._levels)
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
-        return self._load("labels.npy") if self._has_labels else None
+        return self._one_byte("labels") if self._has_labels else None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        return self._load("mask.npy")
+        return self._one_byte("mask").view(np.bool_)
 
     @cached_property
     def foreground(self) -> dict[int, NDArray[np.int32]]:
@@ -105,16 +118,34 @@ class _Stored(Prepared):
             stored = np.load(file)
             return {int(label): stored[label] for label in stored.files}
 
-    def _load(self, name: str) -> np.ndarray:
-        with self._whole(name) as path:
+    def cut(self, part: tuple[slice, ...]) -> tuple[NDArray, NDArray | None]:
+        if not self._is_compact:
+            return super().cut(part)
+        with self._whole("image.b2nd") as path:
+            image = decode(read_compact(path, (slice(None), *part)), self._levels)
+        return image, self._one_byte("labels", part) if self._has_labels else None
+
+    @cached_property
+    def _levels(self) -> NDArray[np.float32]:
+        with self._whole("levels.npy") as path:
+            return np.load(path)
+
+    def _map(self, name: str) -> np.memmap:
+        with self._whole(f"{name}.npy") as path:
             return np.load(path, mmap_mode="r")
+
+    def _one_byte(self, name: str, part: tuple[slice, ...] | None = None) -> NDArray:
+        if not self._is_compact:
+            return self._map(name)
+        with self._whole(f"{name}.b2nd") as path:
+            return read_compact(path, part)
 
     @contextmanager
     def _whole(self, name: str) -> Iterator[Path]:
         path = self._folder / name
         try:
             yield path
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except DAMAGE as error:
             raise _damaged(path) from error
 
 
@@ -125,67 +156,71 @@ def _damaged(path: Path) -> ValueError:
     )
 
 
-def foreground_index(
-    labels: NDArray[np.uint8], *, case_id: str, most: int = MOST_VOXELS_A_LABEL
-) -> dict[int, NDArray[np.int32]]:
-    """List voxels of each tumour label, so that a sampler need not search the volume.
-
-    Args:
-        labels: Internal labels `(i, j, k)`.
-        case_id: Seeds the choice where a label has more than `most` voxels.
-        most: Voxels kept a label, drawn evenly.
-
-    Returns:
-        `(N, 3)` int32 coordinates a label, sorted; labels that do not occur are absent.
-    """
-    rng = np.random.default_rng(zlib.crc32(case_id.encode()))
-    index = {}
-    for label in sorted(set(LABELS) - {0}):
-        flat = np.flatnonzero(labels == label)
-        if len(flat) > most:
-            flat = np.sort(rng.choice(flat, size=most, replace=False))
-        if len(flat):
-            index[label] = np.stack(np.unravel_index(flat, labels.shape), axis=1).astype(np.int32)
-    return index
-
-
 def save_prepared(
-    prepared: Prepared, folder: Path | str, *, settings: Mapping[str, object] | None = None
+    prepared: Prepared,
+    folder: Path | str,
+    *,
+    form: Form = "fast",
+    settings: Mapping[str, object] | None = None,
 ) -> Path:
     """Write one case as `<folder>/<id>/`, whole or not at all.
 
-    Files: `image.npy` (float16), `labels.npy` (uint8), `mask.npy` (bool), `foreground.npz`,
-    `receipt.json`. They are written to a hidden neighbour that is renamed at the end.
+    Files of the fast form: `image.npy` (float16), `labels.npy` (uint8), `mask.npy` (bool). It
+    keeps a z-score to 1/2048 of its value and is read faster than anything compressed. Of the
+    compact form, a seventh of the size: `image.b2nd` (a code of one byte a voxel), `levels.npy`
+    (what the codes stand for), `labels.b2nd`, `mask.b2nd`. Of both: `foreground.npz`,
+    `receipt.json`. They are written to a hidden neighbour that is renamed at the end, so a kill at
+    any moment leaves the old case, the new one or none.
 
     Args:
         prepared: The case.
-        folder: The store.
+        folder: The store; it may hold cases of both forms.
+        form: "fast" or "compact".
         settings: What it was made from; `prepare_cohort` compares it to decide what to redo.
 
     Returns:
         The folder of the case.
 
     Raises:
-        OSError: The disk is nearly full; says what is needed. Nothing is written.
+        FullDiskError: The disk is nearly full; says what is needed. Nothing is written.
+        ValueError: There is no such form.
     """
+    if form not in FORMS:
+        msg = f"form must be one of {list(FORMS)}; got {form!r}."
+        raise ValueError(msg)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    require_free_space(folder, prepared.mask.size * BYTES_A_VOXEL, what=prepared.id)
-    place, partial = folder / prepared.id, folder / f".{prepared.id}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
+    needed = prepared.mask.size * bytes_a_voxel(form, len(prepared.modalities))
+    require_free_space(folder, needed, what=prepared.id)
+    sweep(folder, prepared.id)
+    place, partial, old = _places(folder, prepared.id)
     partial.mkdir()
     try:
-        _write_arrays(prepared, partial)
-        _write_receipt(prepared, partial, settings or {})
-        shutil.rmtree(place, ignore_errors=True)
+        _write_arrays(prepared, partial, form)
+        _write_receipt(prepared, partial, form, settings or {})
+        if place.exists():
+            place.rename(old)  # one step: half of it must never be listed
         partial.rename(place)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        sweep(folder, prepared.id)
     return place
 
 
+def sweep(folder: Path, case_id: str) -> None:
+    """Clear what a killed process left of one case, or of the case it replaced."""
+    for path in _places(folder, case_id)[1:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _places(folder: Path, case_id: str) -> tuple[Path, Path, Path]:
+    return folder / case_id, folder / f".{case_id}.partial", folder / f".{case_id}.old"
+
+
 def open_prepared(folder: Path | str) -> Prepared:
-    """Open one stored case without reading its arrays; `image`, `labels`, `mask` are memory maps.
+    """Open one stored case of either form without reading its arrays.
+
+    `image`, `labels` and `mask` read when they are asked for: as memory maps in the fast form; in
+    the compact form `image` is a `CompactArray` and the other two are decompressed.
 
     Args:
         folder: `<store>/<id>`.
@@ -245,41 +280,42 @@ def read_patch(
         low, high = min(max(first, 0), length), min(max(first + size, 0), length)
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))
-    image = np.zeros((len(prepared.modalities), *size_vox), dtype=np.float32)
-    inside = all(part.start < part.stop for part in source)
-    if inside:
-        image[(slice(None), *target)] = _to_float32(prepared.image[(slice(None), *source)])
-    stored = prepared.labels
-    if stored is None:
-        return image, None
-    labels = np.zeros(size_vox, dtype=np.uint8)
-    if inside:
-        labels[tuple(target)] = stored[tuple(source)]
-    return image, labels
+    if any(part.start >= part.stop for part in source):
+        nothing = np.zeros((len(prepared.modalities), *size_vox), dtype=np.float32)
+        unlabelled = prepared.labels is None
+        return nothing, None if unlabelled else np.zeros(size_vox, dtype=np.uint8)
+    image, labels = prepared.cut(tuple(source))
+    return (
+        _pad(_to_float32(image), tuple(target), size_vox),
+        None if labels is None else _pad(np.array(labels), tuple(target), size_vox),
+    )
 
 
-def require_free_space(folder: Path, needed_bytes: int, *, what: str) -> None:
-    """Refuse to begin what the disk cannot hold.
-
-    Raises:
-        OSError: Says what is needed and what is free.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < needed_bytes:
-        msg = (
-            f"{folder} must have {needed_bytes / 2**20:.0f} MiB free for {what}; got "
-            f"{free / 2**20:.0f} MiB. Free some space or choose a folder on another disk."
-        )
-        raise OSError(msg)
+def _pad(array: NDArray, target: tuple[slice, ...], size_vox: Triple) -> NDArray:
+    """Put a part into zeros of the size asked for; a part that has that size is handed on."""
+    if array.shape[-3:] == tuple(size_vox):
+        return array
+    padded = np.zeros((*array.shape[:-3], *size_vox), dtype=array.dtype)
+    padded[(..., *target)] = array
+    return padded
 
 
-def _write_arrays(prepared: Prepared, folder: Path) -> None:
-    largest = float(np.finfo(np.float16).max)
-    image = torch.from_numpy(_to_float32(prepared.image)).clamp_(-largest, largest)
-    np.save(folder / "image.npy", image.half().numpy())
-    np.save(folder / "mask.npy", prepared.mask)
+def _write_arrays(prepared: Prepared, folder: Path, form: Form) -> None:
+    if form == "compact":
+        codes, levels = encode(np.asarray(prepared.image))
+        np.save(folder / "levels.npy", levels)
+        write_compact(codes, folder / "image.b2nd")
+        write_compact(prepared.mask, folder / "mask.b2nd")
+        if prepared.labels is not None:
+            write_compact(prepared.labels, folder / "labels.b2nd")
+    else:
+        largest = float(np.finfo(np.float16).max)
+        image = torch.from_numpy(_to_float32(prepared.image)).clamp_(-largest, largest)
+        np.save(folder / "image.npy", image.half().numpy())
+        np.save(folder / "mask.npy", prepared.mask)
+        if prepared.labels is not None:
+            np.save(folder / "labels.npy", prepared.labels)
     if prepared.labels is not None:
-        np.save(folder / "labels.npy", prepared.labels)
         index = {str(label): voxels for label, voxels in prepared.foreground.items()}
         np.savez(folder / "foreground.npz", **index)
 
@@ -289,11 +325,16 @@ def _to_float32(image: NDArray[np.floating]) -> NDArray[np.float32]:
     return torch.from_numpy(np.array(image)).float().numpy()
 
 
-def _write_receipt(prepared: Prepared, folder: Path, settings: Mapping[str, object]) -> None:
+def _write_receipt(
+    prepared: Prepared, folder: Path, form: Form, settings: Mapping[str, object]
+) -> None:
     receipt = {
         "id": prepared.id,
         "has_labels": prepared.labels is not None,
         "modalities": prepared.modalities,
+        "form": form,
+        "bytes": sum(path.stat().st_size for path in folder.iterdir()),  # without this page
+        "lost_vox": dict(prepared.lost_vox),
         "geometry": prepared.geometry.to_dict(),
         "settings": settings,
         "made_by": made_by(),

@@ -1,0 +1,165 @@
+"""Count disk space before it is used, and choose the form of a store that fits into it."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import nibabel as nib
+import numpy as np
+
+from bratskit.cases.case import Case
+from bratskit.settings import GeometrySettings, Recipe
+
+__all__ = [
+    "FORMS",
+    "Form",
+    "FullDiskError",
+    "Space",
+    "bytes_a_voxel",
+    "choose_form",
+    "estimate_bytes",
+    "find_space",
+    "require_free_space",
+]
+
+Form = Literal["fast", "compact"]
+FORMS = ("fast", "compact")  # the first that fits is taken
+
+# Bytes a voxel: of each modality, and of labels and brain mask together.
+# fast: float16; uint8 and bool. compact: mean and a margin, measured by benchmarks/store.py.
+BYTES_A_VOXEL = {"fast": (2.0, 2.0), "compact": (0.43, 0.03)}
+BRAIN_BOX_ML = 3750  # the largest of thirty BraTS cases; they are 2471 to 3750
+WORK_SHARE, WORK_BYTES = 0.1, 2e9  # left free for checkpoints, predictions and figures of a run
+
+
+class FullDiskError(OSError):
+    """The disk, or the budget, does not hold what is to be written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """How many bytes a store may take in all, and why.
+
+    Attributes:
+        total_bytes: What the finished store may weigh, with the cases that are there already.
+        reason: The arithmetic behind it, for people.
+    """
+
+    total_bytes: float
+    reason: str
+
+
+def find_space(folder: Path, *, present_bytes: int, budget_gb: float | None) -> Space:
+    """Find what a store may weigh.
+
+    Without a budget that is what it weighs already and what is free on its disk, less room to
+    work: a tenth of what is free, at most 2 GB.
+
+    Args:
+        folder: The store; must exist.
+        present_bytes: What the store's cases weigh already.
+        budget_gb: Limit for the whole store, 1e9 bytes; never more than the disk has.
+
+    Raises:
+        ValueError: The budget is not above 0.
+    """
+    if budget_gb is not None and not budget_gb > 0:
+        msg = f"budget_gb must be above 0; got {budget_gb}. None takes what the disk has."
+        raise ValueError(msg)
+    free = shutil.disk_usage(folder).free
+    there = f" + {_size(present_bytes)} there" if present_bytes else ""
+    if budget_gb is not None and budget_gb * 1e9 <= present_bytes + free:
+        return Space(total_bytes=budget_gb * 1e9, reason=f"the budget is {_size(budget_gb * 1e9)}")
+    work = min(WORK_SHARE * free, WORK_BYTES)
+    return Space(
+        total_bytes=present_bytes + free - work,
+        reason=f"{_size(free)} free{there} - {_size(work)} to work",
+    )
+
+
+def choose_form(
+    needed: Mapping[str, float], space: Space, *, wanted: str, there: str | None = None
+) -> tuple[Form, str]:
+    """Choose how the cases still to be made are stored.
+
+    Args:
+        needed: Bytes of the finished store in each of `FORMS`.
+        space: What it may weigh.
+        wanted: One of `FORMS`, or "auto": the form of the cases that are there where the rest
+            fits like that, else "fast" where that fits, else "compact".
+        there: Form of the cases that are there, if they agree.
+
+    Returns:
+        The form, and one line with the arithmetic.
+
+    Raises:
+        FullDiskError: It does not fit; says the need of each form.
+    """
+    order = (wanted,) if wanted != "auto" else tuple(dict.fromkeys((there or "fast", *FORMS)))
+    line = (
+        f"store needs about {_size(needed['fast'])} fast or {_size(needed['compact'])} compact, "
+        f"may take {_size(space.total_bytes)} ({space.reason})"
+    )
+    for form in order:
+        if needed[form] <= space.total_bytes:
+            return form, f"{line}: {form}"
+    also = " The compact form would fit: form='compact', or --form compact." * (
+        wanted == "fast" and needed["compact"] <= space.total_bytes
+    )
+    msg = f"{line}.{also} Free some space, raise the budget or choose a folder on another disk."
+    raise FullDiskError(msg)
+
+
+def estimate_bytes(cases: Sequence[Case], recipe: Recipe) -> dict[str, float]:
+    """Estimate from headers what prepared cases will weigh in each form, bytes."""
+    total = dict.fromkeys(FORMS, 0.0)
+    for case in cases:
+        voxels, brain = _estimate_voxels(case, recipe.geometry)
+        # Background outside the brain costs nothing once compressed.
+        for form, counted in (("fast", voxels), ("compact", min(brain, voxels))):
+            total[form] += counted * bytes_a_voxel(form, len(recipe.modalities))
+    return total
+
+
+def bytes_a_voxel(form: str, n_modalities: int) -> float:
+    """Say what a prepared voxel weighs on disk, labels and brain mask included."""
+    each, rest = BYTES_A_VOXEL[form]
+    return n_modalities * each + rest
+
+
+def require_free_space(folder: Path, needed_bytes: float, *, what: str) -> None:
+    """Refuse to begin what the disk cannot hold.
+
+    Raises:
+        FullDiskError: Says what is needed and what is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needed_bytes:
+        msg = (
+            f"{folder} must have {_size(needed_bytes)} free for {what}; got {_size(free)}. "
+            "Free some space or choose a folder on another disk."
+        )
+        raise FullDiskError(msg)
+
+
+def _estimate_voxels(case: Case, settings: GeometrySettings) -> tuple[float, float]:
+    """Estimate the voxels of the prepared grid, and how many a brain box could take of them."""
+    fixed = settings.crop_vox or settings.size_vox
+    if fixed is not None:
+        return float(np.prod(fixed)), float(np.prod(fixed))
+    try:
+        header = nib.load(next(iter(case.paths.values()))).header
+        shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
+    except (OSError, ValueError, nib.filebasedimages.ImageFileError):  # reported in its turn
+        return 0.0, 0.0
+    grid_mm3 = float(np.prod(shape)) * float(np.prod(zooms))
+    brain_mm3 = min(grid_mm3, 1000 * BRAIN_BOX_ML)
+    region_mm3 = brain_mm3 if settings.region == "brain" else grid_mm3
+    voxel_mm3 = float(np.prod(settings.spacing_mm or zooms))
+    return region_mm3 / voxel_mm3, brain_mm3 / voxel_mm3
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"
