@@ -1,13 +1,7 @@
 """Know where cases come from: find, load, check, split and write them; nothing is learned here."""
 
 from bratskit.cases.case import Case, Scan
-from bratskit.cases.check import (
-    Finding,
-    check_case,
-    check_folder,
-    findings_table,
-    refuse_problems,
-)
+from bratskit.cases.check import check_case
 from bratskit.cases.contradict import (
     Contradiction,
     Evidence,
@@ -15,8 +9,10 @@ from bratskit.cases.contradict import (
     read_evidence,
     refuse_contradiction,
 )
+from bratskit.cases.doctor import check_folder, check_folders, refuse_problems
 from bratskit.cases.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
 from bratskit.cases.find import find_cases
+from bratskit.cases.findings import Finding, findings_table
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
 from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
 from bratskit.cases.split import Split, has_et, make_split, patient_of
@@ -33,6 +29,7 @@ __all__ = [
     "Split",
     "check_case",
     "check_folder",
+    "check_folders",
     "find_cases",
     "find_contradiction",
     "find_duplicates",

@@ -1,0 +1,116 @@
+"""Judge cases against each other: twins, labels that contradict their schema, and odd ones out."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from bratskit.cases.contradict import find_contradiction
+from bratskit.cases.duplicates import find_duplicates
+from bratskit.cases.findings import Finding
+from bratskit.cases.journal import Row
+from bratskit.labels import LabelSchema
+
+__all__ = ["check_cohort"]
+
+FEW = 5  # cases below which nothing is the rule, so nothing is an exception
+MOST_SHARE = 0.8  # of a cohort that makes a rule
+
+
+def check_cohort(
+    folders: Sequence[Path | str], rows: Sequence[Sequence[Row]], schemas: Sequence[LabelSchema]
+) -> list[Finding]:
+    """Compare the cases of one or more folders, from what was kept of each.
+
+    Args:
+        folders: Where the cases come from.
+        rows: What was kept of the cases of each folder.
+        schemas: What the masks of each folder are declared to be.
+    """
+    findings = []
+    for folder, cases, schema in zip(folders, rows, schemas, strict=True):
+        findings += _check_labels(folder, cases, schema)
+        for what, mend in _ODD.items():
+            findings += _check_odd(cases, what, mend)
+        findings += _check_masks(cases)
+    return findings + list(_check_twins(folders, rows))
+
+
+_ODD = {
+    "orientation": "None needed: every case is turned to RAS+ here. Look once at where its left "
+    "is: a header alone may have been changed.",
+    "grid": "None needed for patches. Where cases are stacked, resample this one first.",
+}
+
+
+def _check_labels(
+    folder: Path | str, rows: Sequence[Row], schema: LabelSchema
+) -> Iterator[Finding]:
+    evidence = [row.evidence for row in rows if row.evidence is not None]
+    contradiction = find_contradiction(evidence, schema=schema)
+    if contradiction is None:
+        return
+    what, _, mend = contradiction.message.partition(". ")
+    yield Finding(
+        case="-", kind="contradiction", what=what, where=str(folder), mend=mend, severity="problem"
+    )
+
+
+def _check_odd(rows: Sequence[Row], what: str, mend: str) -> Iterator[Finding]:
+    readable = [row for row in rows if row.grid]
+    usual, n_usual = _rule(readable, lambda row: row.grid[what])
+    for row in readable if n_usual else ():
+        if row.grid[what] != usual:
+            yield Finding(
+                case=row.case,
+                kind=f"odd-{what}",
+                what=f"{what} {row.grid[what]}, while {n_usual} of {len(readable)} cases "
+                f"have {usual}",
+                where=row.case,
+                mend=mend,
+                severity="note",
+            )
+
+
+def _check_masks(rows: Sequence[Row]) -> Iterator[Finding]:
+    usual, n_usual = _rule(rows, lambda row: str(row.has_mask))
+    for row in rows if usual == "True" else ():
+        if not row.has_mask:
+            yield Finding(
+                case=row.case,
+                kind="no-mask",
+                what=f"no mask, while {n_usual} of {len(rows)} cases have one",
+                where=f"{row.case}_seg.nii.gz",
+                mend="Add it, or move the case elsewhere before training.",
+                severity="warning",
+            )
+
+
+def _rule(rows: Sequence[Row], fact: Callable[[Row], str]) -> tuple[str, int]:
+    """Return what nearly all cases have in common, and how many; ("", 0) where there is no rule."""
+    counts = Counter(fact(row) for row in rows)
+    usual, n_usual = counts.most_common(1)[0] if counts else ("", 0)
+    is_rule = len(rows) >= FEW and n_usual >= MOST_SHARE * len(rows)
+    return (usual, n_usual) if is_rule else ("", 0)
+
+
+def _check_twins(folders: Sequence[Path | str], rows: Sequence[Sequence[Row]]) -> Iterator[Finding]:
+    """Name pairs of cases that show one patient, within a folder or across folders."""
+    prints = []
+    for folder, cases in zip(folders, rows, strict=True):
+        prefix = f"{Path(folder).name}/" if len(folders) > 1 else ""
+        prints += [
+            replace(row.print, case=f"{prefix}{row.case}") for row in cases if row.print is not None
+        ]
+    for twin in find_duplicates(prints):
+        same = twin.what == "same voxels"
+        yield Finding(
+            case=twin.first,
+            kind="twin" if same else "look-alike",
+            what=f"shows the same voxels as {twin.second} ({twin.modality})"
+            if same
+            else f"looks like {twin.second} ({twin.modality}: correlation {twin.correlation:.3f})",
+            where=f"{twin.first}, {twin.second}",
+            mend="Keep one of the two, or tell the split that they are one patient (same_patient).",
+            severity="warning",
+        )

@@ -1,0 +1,175 @@
+"""Keep what the data doctor found, one JSON line a case, so that a second look reads only news."""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from bratskit.cases.case import Case
+from bratskit.cases.contradict import Evidence
+from bratskit.cases.duplicates import Fingerprint
+from bratskit.cases.findings import Finding
+
+__all__ = ["CHECKS", "Journal", "Row", "journal_path", "source_key"]
+
+CHECKS = 1  # raise it when a check changes: rows of another number are not used
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is kept of one case once its files are closed again.
+
+    Attributes:
+        case: Id of the case.
+        key: Names the state of its files, its schema and the checks, from `source_key`.
+        findings: What is wrong with the case itself.
+        grid: Shape, spacing and orientation on disk, as text; empty where no file could be read.
+        has_mask: Whether it has a mask file.
+        evidence: What its labels look like, or None.
+        print: Its fingerprint, or None.
+    """
+
+    case: str
+    key: str
+    findings: tuple[Finding, ...]
+    grid: dict[str, str]
+    has_mask: bool
+    evidence: Evidence | None
+    print: Fingerprint | None
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        content = {
+            "case": self.case,
+            "key": self.key,
+            "findings": [asdict(finding) for finding in self.findings],
+            "grid": self.grid,
+            "has_mask": self.has_mask,
+            "evidence": self.evidence and self.evidence.to_dict(),
+            "print": self.print and self.print.to_dict(),
+        }
+        return json.dumps(content, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, line: str) -> "Row":
+        """Read what `to_json` wrote."""
+        content = json.loads(line)
+        evidence, fingerprint = content.pop("evidence"), content.pop("print")
+        findings = tuple(Finding(**finding) for finding in content.pop("findings"))
+        return cls(
+            findings=findings,
+            evidence=evidence and Evidence.from_dict(evidence),
+            print=fingerprint and Fingerprint.from_dict(fingerprint),
+            **content,
+        )
+
+
+def source_key(case: Case) -> str:
+    """Name the state of a case's files by path, size and time of change, and what is asked of them.
+
+    Examples:
+        >>> from bratskit.labels import get_schema
+        >>> a = Case(id="a", paths={}, labels_path=None, schema=get_schema("brats2017-2021"))
+        >>> b = Case(id="a", paths={}, labels_path=None, schema=get_schema("msd-task01"))
+        >>> source_key(a) == source_key(b)
+        False
+    """
+    mapping = sorted(case.schema.to_internal.items())
+    facts: list[object] = [CHECKS, case.id, case.schema.name, mapping]
+    for kind, path in (*case.paths.items(), ("seg", case.labels_path)):
+        if path is not None:
+            facts.append([kind, case.channels.get(kind), *_state_of(Path(path))])
+    return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+
+def journal_path(folder: Path | str) -> Path:
+    """Return where the journal of a folder lies: never in the folder, input is not written to.
+
+    `$BRATSKIT_CACHE/check`, or else `~/.cache/bratskit/check`.
+    """
+    cache = os.environ.get("BRATSKIT_CACHE") or Path.home() / ".cache" / "bratskit"
+    name = hashlib.blake2b(str(Path(folder).resolve()).encode(), digest_size=8).hexdigest()
+    return Path(cache) / "check" / f"{name}.jsonl"
+
+
+class Journal:
+    """Rows of a file, by key; new ones are appended and flushed one by one.
+
+    A kill in the middle of a line costs that line only. Where the file cannot be written the work
+    goes on without, after one warning.
+
+    Args:
+        path: JSON-lines file, made with its folder; None keeps nothing.
+    """
+
+    def __init__(self, path: Path | str | None) -> None:
+        self._rows: dict[str, Row] = {}
+        self._file: IO[str] | None = None
+        if path is None:
+            return
+        path = Path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_cut = self._read(path)
+            self._file = path.open("a", encoding="utf-8")
+            if is_cut:
+                self._file.write("\n")
+        except OSError as error:
+            self._give_up(error, path)
+
+    def get(self, key: str) -> Row | None:
+        """Return the row of a case whose files are as they were, or None."""
+        return self._rows.get(key)
+
+    def add(self, row: Row) -> None:
+        """Append a row, as one write, and hand it to the system before the next case."""
+        self._rows[row.key] = row
+        if self._file is None:
+            return
+        try:
+            self._file.write(row.to_json() + "\n")
+            self._file.flush()
+        except OSError as error:  # a full disk
+            self._give_up(error, Path(self._file.name))
+
+    def close(self) -> None:
+        """Close the file; what was written stays."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _read(self, path: Path) -> bool:
+        """Take the rows of an earlier run, and tell whether its last line was cut short."""
+        if not path.exists():
+            return False
+        text = path.read_text(encoding="utf-8", errors="replace")
+        self._rows = {row.key: row for row in _rows_in(text.splitlines())}
+        return bool(text) and not text.endswith("\n")
+
+    def _give_up(self, error: OSError, path: Path) -> None:
+        self._file = None
+        msg = (
+            f"journal must be writable; got {path} ({error.strerror}). Going on without: set "
+            "BRATSKIT_CACHE to a folder that is, and an interrupted check can go on."
+        )
+        warnings.warn(msg, stacklevel=2)
+
+
+def _rows_in(lines: Iterable[str]) -> Iterable[Row]:
+    for line in lines:
+        try:
+            yield Row.from_json(line)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # cut by a kill, or written by another version
+
+
+def _state_of(path: Path) -> tuple[str, int, int]:
+    try:
+        state = path.stat()
+    except OSError:
+        return str(path.absolute()), -1, -1
+    return str(path.absolute()), state.st_size, state.st_mtime_ns
