@@ -93,14 +93,19 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from bratskit.cases.check import check_folder, findings_table
+    from bratskit.cases import check_folders, findings_table
 
     with contextlib.redirect_stdout(sys.stderr):  # progress; stdout is for the findings
-        findings = check_folder(options.dir, schema=options.edition)
+        findings = check_folders(
+            options.dirs,
+            schemas=options.edition or ["brats2017-2021"],
+            workers=options.workers,
+            journal=None if options.journal == "none" else options.journal,
+        )
     if options.json:
         _say(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
     else:
-        _say(findings_table(findings))
+        _say(findings_table(findings, show_all=options.all))
     return FOUND_PROBLEMS if any(item.severity == "problem" for item in findings) else 0
 
 
@@ -279,9 +284,21 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
     recipe(demo, None, "tiny for phantoms, laptop for real cases")
 
-    check = command("check", _check, "Look a folder of cases over; exit 1 on problems.", "DIR")
+    check = command("check", _check, "Look folders of cases over; exit 1 on problems.")
+    check.add_argument("dirs", metavar="DIR", type=Path, nargs="+")
     check.add_argument("--json", action="store_true", help="findings as JSON on stdout")
-    edition(check, "edition of the masks")
+    check.add_argument("--all", action="store_true", help="every line, also where many are alike")
+    check.add_argument("--workers", metavar="N", type=int, help="threads; one a core, at most 8")
+    check.add_argument(
+        "--journal", metavar="FILE", default="auto", help="where to go on; auto (cache) or none"
+    )
+    check.add_argument(
+        "--edition",
+        metavar="NAME",
+        action="append",
+        choices=SCHEMAS,
+        help="edition of the masks; again for each further DIR where they differ",
+    )
 
     phantom = command("phantom", _phantom, "Make phantoms with exact truth.", "OUT")
     phantom.add_argument("--cases", metavar="N", type=int, required=True)

@@ -32,6 +32,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep journals of the data doctor out of the home folder, also those of subprocesses."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BRATSKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> Iterator[None]:
     """Seed the global generators and put torch's back; tests without torch do not import it."""

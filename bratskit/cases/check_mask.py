@@ -84,7 +84,7 @@ def _stray_islands(look: Look, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return the sizes of the 26-connected components that touch no voxel of the brain."""
     brain = np.zeros(labels.shape, bool)
     brain[look.box] = look.shown
-    (around,) = ndimage.find_objects(labels > 0)
+    (around,) = ndimage.find_objects((labels > 0).view(np.uint8))
     islands, n_islands = ndimage.label(labels[around], np.ones((3, 3, 3)))
     sizes = np.bincount(islands.ravel(), minlength=n_islands + 1)
     sizes[np.unique(islands[brain[around]])] = 0
