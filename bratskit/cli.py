@@ -85,10 +85,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _demo(options: argparse.Namespace) -> int:
+    from bratskit.jobs.begin import resolve_data
     from bratskit.jobs.demo import run_demo
 
-    out = options.out or ("runs/real" if options.data else "runs/demo")
-    run_demo(data=options.data, out=out, recipe=options.recipe)
+    data = resolve_data(options.data or "")
+    out = options.out or ("runs/real" if data else "runs/demo")
+    run_demo(data=data, edition=options.edition, out=out, recipe=options.recipe)
     return 0
 
 
@@ -280,7 +282,13 @@ def _parser() -> argparse.ArgumentParser:
         )
 
     demo = command("demo", _demo, "Run notebooks 01-05 and show scores and report.")
-    demo.add_argument("--data", metavar="DIR", type=Path, help="BraTS cases; phantoms if left out")
+    demo.add_argument(
+        "--data",
+        metavar="DIR",
+        type=Path,
+        help="cases; phantoms if left out; auto: what is mounted",
+    )
+    demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of their masks")
     demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
     recipe(demo, None, "tiny for phantoms, laptop for real cases")
 

@@ -2,14 +2,20 @@
 
 import dataclasses
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from bratskit.cases import Case, Split, find_cases, has_et, make_cohort, make_split
+from bratskit.cases.mounts import DEEPEST, default_roots, pick_cohort
+from bratskit.labels import get_schema
 from bratskit.runtime import RunFolder, write_atomically
 from bratskit.settings import Recipe, get_recipe
 
-__all__ = ["Run", "begin_run", "refuse_other_run"]
+__all__ = ["AUTO", "Run", "begin_run", "refuse_other_run", "resolve_data"]
+
+AUTO = "auto"  # as data_dir: what Kaggle or Colab has mounted
+DEFAULT_EDITION = "brats2017-2021"
 
 EXTRA = "ExtraPhantom"
 EXTRA_SEED = 20_000  # a network trained on these has not seen the phantoms of a cohort's own seed
@@ -26,6 +32,8 @@ class Run:
         split: Which case belongs to which part; extra phantoms are training cases.
         extra: Ids of phantoms that were added to the training part of a real cohort.
         is_phantom: Whether the cases were made here.
+        data_dir: Folder that the cohort was found in.
+        edition: Edition that the masks of the cohort are declared to be in.
     """
 
     folder: RunFolder
@@ -34,6 +42,8 @@ class Run:
     split: Split
     extra: frozenset[str]
     is_phantom: bool
+    data_dir: Path
+    edition: str = DEFAULT_EDITION
 
     def part(self, name: str) -> list[Case]:
         """List the cohort's own cases of "train", "validation" or "test", no extra phantoms."""
@@ -45,6 +55,7 @@ def begin_run(
     run_dir: Path | str,
     *,
     data_dir: Path | str = "",
+    edition: str | None = None,
     recipe_name: str = "tiny",
     n_cases: int = 30,
     seed: int = 0,
@@ -60,7 +71,10 @@ def begin_run(
 
     Args:
         run_dir: Run folder, made if absent.
-        data_dir: Folder of BraTS cases; empty makes phantoms.
+        data_dir: Folder of BraTS cases; empty makes phantoms; "auto" takes the one cohort that
+            Kaggle or Colab has mounted, and phantoms where there is none.
+        edition: Edition of their masks; None takes the run's own, for a new one brats2017-2021,
+            as phantoms always have it.
         recipe_name: Recipe of a new run.
         n_cases: Phantoms to make.
         seed: Of the phantoms, the split and the training.
@@ -69,13 +83,20 @@ def begin_run(
         is_prepared: Whether to prepare the cases too.
 
     Raises:
-        ValueError: The folder was begun with another recipe or other data; says which.
+        ValueError: The folder was begun with another recipe or other data; says which. Or
+            "auto" found several cohorts; lists them.
         FileNotFoundError: `data_dir` holds no case.
         PermissionError: The folder cannot be written to.
     """
     folder = RunFolder(Path(run_dir).expanduser()).create()
-    source = _source(data_dir, n_cases=n_cases, seed=seed, spacing_mm=phantom_spacing_mm)
-    recipe = _settle(folder, source, _recipe(recipe_name, seed=seed, epochs=epochs))
+    data_dir = resolve_data(data_dir)
+    words = {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
+    recipe = _settle(
+        folder,
+        _source(data_dir, edition=edition, **words),
+        _recipe(recipe_name, seed=seed, epochs=epochs),
+    )
+    source = json.loads(folder.source.read_text(encoding="utf-8"))
     own = _cases(folder, source)
     extra = _extra_phantoms(folder, recipe) if data_dir else []
     split = _split(folder, own, extra, seed=recipe.seed)
@@ -91,13 +112,40 @@ def begin_run(
         split=split,
         extra=frozenset(case.id for case in extra),
         is_phantom=not data_dir,
+        data_dir=Path(data_dir) if data_dir else folder.cases,
+        edition=source.get("edition", DEFAULT_EDITION),
     )
+
+
+def resolve_data(data_dir: Path | str) -> str:
+    """Turn a data folder as given into one that can be kept: absolute, or "" for phantoms.
+
+    "auto" searches what Kaggle or Colab has mounted, and says on stdout what came of it.
+
+    Raises:
+        ValueError: "auto" found several cohorts; lists them.
+    """
+    if str(data_dir) != AUTO:
+        return str(Path(data_dir).expanduser().resolve()) if data_dir else ""
+    found = pick_cohort()
+    if found is None:
+        roots = ", ".join(str(root) for root in default_roots())
+        where = (
+            f"no cohort with masks within {DEEPEST} folders of {roots}"
+            if roots
+            else "nothing is mounted by Kaggle or Colab here"
+        )
+        sys.stdout.write(f"data_dir 'auto': {where}; phantoms are made instead\n")
+        return ""
+    sys.stdout.write(f"data_dir 'auto': {found}\n")
+    return str(found.resolve())
 
 
 def refuse_other_run(
     run_dir: Path | str,
     *,
     data_dir: Path | str = "",
+    edition: str | None = None,
     recipe_name: str = "tiny",
     n_cases: int = 30,
     seed: int = 0,
@@ -108,16 +156,17 @@ def refuse_other_run(
     Raises:
         ValueError: The folder was begun with another recipe or other data; says which.
     """
-    source = _source(data_dir, n_cases=n_cases, seed=seed, spacing_mm=phantom_spacing_mm)
+    words = {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
+    source = _source(resolve_data(data_dir), edition=edition, **words)
     _begun(RunFolder(Path(run_dir).expanduser()), source, recipe_name=recipe_name, seed=seed)
 
 
-def _source(
-    data_dir: Path | str, *, n_cases: int, seed: int, spacing_mm: float
-) -> dict[str, object]:
-    if data_dir:
-        return {"data_dir": str(Path(data_dir).expanduser().resolve())}
-    return {"data_dir": "", "n_cases": n_cases, "seed": seed, "spacing_mm": spacing_mm}
+def _source(data_dir: str, *, edition: str | None, **phantoms: float) -> dict[str, object]:
+    """Say where the cases of a run come from, as `source.json` keeps it."""
+    if not data_dir:
+        return {"data_dir": "", **phantoms}
+    named = {} if edition is None else {"edition": get_schema(edition).name}
+    return {"data_dir": data_dir, **named}
 
 
 def _recipe(name: str, *, seed: int, epochs: int) -> Recipe:
@@ -144,6 +193,10 @@ def _begun(
     if not (folder.source.exists() and folder.settings.exists()):
         return None
     begun = json.loads(folder.source.read_text(encoding="utf-8"))
+    if "edition" not in source:  # not asked for: whatever the run has
+        begun.pop("edition", None)
+    elif begun.get("data_dir"):
+        begun.setdefault("edition", DEFAULT_EDITION)
     recipe = Recipe.load(folder.settings)
     for name, got, kept in (
         ("recipe_name", recipe_name, recipe.name),
@@ -161,7 +214,8 @@ def _begun(
 
 def _cases(folder: RunFolder, source: dict[str, object]) -> list[Case]:
     if source["data_dir"]:
-        return find_cases(source["data_dir"], require_labels=True)
+        schema = source.get("edition", DEFAULT_EDITION)
+        return find_cases(source["data_dir"], schema=schema, require_labels=True)
     spacing_mm = float(source["spacing_mm"])
     return make_cohort(
         folder.cases,

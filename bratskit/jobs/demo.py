@@ -11,10 +11,13 @@ from bratskit.settings import get_recipe
 
 __all__ = ["run_demo"]
 
+ASKED = ("data_dir", "recipe_name", "n_cases", "seed", "phantom_spacing_mm")  # of `begin_run`
+
 
 def run_demo(
     *,
     data: Path | str | None = None,
+    edition: str | None = None,
     out: Path | str,
     recipe: str | None = None,
     on_line: Callable[[str], None] = write_line,
@@ -26,7 +29,8 @@ def run_demo(
     predecessors, is not run again; training goes on from its last checkpoint.
 
     Args:
-        data: Folder of BraTS cases; None makes phantoms.
+        data: Folder of BraTS cases; None makes phantoms; "auto" as in `begin_run`.
+        edition: Edition of their masks; None takes the run's own, for a new one brats2017-2021.
         out: Run folder, made if absent.
         recipe: Name of a recipe; None takes "tiny" for phantoms and "laptop" for real cases.
         on_line: Called with each line of progress.
@@ -43,17 +47,22 @@ def run_demo(
         RuntimeError: A notebook failed; the message names the cell and its error.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
-    recipe = recipe or ("tiny" if data is None else "laptop")
+    from bratskit.jobs.begin import resolve_data
+
+    data_dir = resolve_data(data or "")
+    recipe = recipe or ("laptop" if data_dir else "tiny")
     get_recipe(recipe)
     run = RunFolder(Path(out).expanduser().resolve())
     notebooks = find_notebooks("0[1-5]_*.ipynb")
     _refuse_undeclared(parameters, notebooks)
-    data_dir = "" if data is None else str(Path(data).expanduser().resolve())
     values = {"data_dir": data_dir, "recipe_name": recipe, **parameters}
-    _refuse_other_run(run, {**read_parameters(notebooks[0]), **values})
+    wanted = {**read_parameters(notebooks[0]), **values}
+    _refuse_other_run(run, wanted, edition)
     if data_dir:
-        _refuse_bad_data(data_dir, is_new=not run.source.exists())
+        _refuse_bad_data(data_dir, edition, is_new=not run.source.exists())
     run.create()
+    if edition is not None:
+        _begin(run, wanted, edition)
     values["run_dir"] = str(run.path)
     ran_before = False
     for number, notebook in enumerate(notebooks, start=1):
@@ -79,19 +88,28 @@ def run_demo(
     return run
 
 
-def _refuse_bad_data(folder: str, *, is_new: bool) -> None:
+def _refuse_bad_data(folder: str, edition: str | None, *, is_new: bool) -> None:
     from bratskit.cases import find_cases, refuse_problems
+    from bratskit.jobs.begin import DEFAULT_EDITION
 
-    cases = find_cases(folder, require_labels=True)
+    cases = find_cases(folder, schema=edition or DEFAULT_EDITION, require_labels=True)
     if is_new:  # a run that was begun has prepared them, or will say which it cannot
         refuse_problems(cases)
 
 
-def _refuse_other_run(run: RunFolder, values: dict[str, Value]) -> None:
+def _refuse_other_run(run: RunFolder, values: dict[str, Value], edition: str | None) -> None:
     from bratskit.jobs.begin import refuse_other_run
 
-    asked = ("data_dir", "recipe_name", "n_cases", "seed", "phantom_spacing_mm")
-    refuse_other_run(run.path, **{name: values[name] for name in asked if name in values})
+    asked = {name: values[name] for name in ASKED if name in values}
+    refuse_other_run(run.path, edition=edition, **asked)
+
+
+def _begin(run: RunFolder, values: dict[str, Value], edition: str) -> None:
+    """Begin the run before the notebooks do, which take the edition from it."""
+    from bratskit.jobs.begin import begin_run
+
+    asked = {name: values[name] for name in (*ASKED, "epochs") if name in values}
+    begin_run(run.path, edition=edition, is_prepared=False, **asked)
 
 
 def _refuse_undeclared(parameters: dict[str, Value], notebooks: list[Path]) -> None:
