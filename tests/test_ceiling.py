@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bratskit.cases import find_cases, load_labels
 from bratskit.evaluate import ball_ceiling, ceiling
-from bratskit.preprocess import Geometry
+from bratskit.preprocess import Geometry, Resize
 from bratskit.settings import GeometrySettings
 
 IDENTITY = np.eye(4)
@@ -196,8 +196,7 @@ HALF_BRAINS = ((69, 85, 69), (70, 87, 73), (69, 88, 74), (72, 86, 71))
 
 def to_128(shape, how="linear"):
     affine = tuple(map(tuple, IDENTITY))
-    whole = tuple((0, length) for length in shape)
-    grid = Geometry(native_shape=shape, native_affine=affine, box=whole, shape=(64, 64, 64))
+    grid = Geometry(native_shape=shape, native_affine=affine, steps=(Resize((64, 64, 64)),))
     return trip(grid, how)
 
 

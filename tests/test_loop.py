@@ -12,7 +12,7 @@ import torch
 from training import fill_store, make_prepared, small_recipe, small_split, weight_hash
 
 from bratskit.networks import UNet, load_checkpoint, save_checkpoint
-from bratskit.preprocess import Geometry, Prepared, save_prepared
+from bratskit.preprocess import Geometry, Prepared, Resize, save_prepared
 from bratskit.runtime import RunFolder
 from bratskit.settings import NetworkSettings, Recipe
 from bratskit.train import (
@@ -85,8 +85,7 @@ def test_validation_counts_small_components_in_voxels_of_the_scanner(smallest_vo
     geometry = Geometry(
         native_shape=(32, 32, 32),
         native_affine=tuple(tuple(row) for row in np.eye(4).tolist()),
-        box=((0, 32),) * 3,
-        shape=shape,
+        steps=(Resize(shape),),
     )
     image = 9 * (labels == np.arange(4)[:, None, None, None]).astype(np.float32)
     mask = np.ones(shape, bool)

@@ -29,8 +29,6 @@ def make_prepared(
     geometry = Geometry(
         native_shape=shape,
         native_affine=tuple(tuple(row) for row in np.eye(4).tolist()),
-        box=tuple((0, length) for length in shape),
-        shape=shape,
     )
     labels = np.where(mask, labels, 0).astype(np.uint8)
     return Prepared(id=case_id, image=image * mask, labels=labels, mask=mask, geometry=geometry)

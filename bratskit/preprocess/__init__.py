@@ -4,6 +4,7 @@ from bratskit.preprocess.ceiling import ceiling, lost_voxels
 from bratskit.preprocess.cohort import prepare_cohort
 from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.geometry import Geometry
+from bratskit.preprocess.grid import Crop, Orient, Resize
 from bratskit.preprocess.prepare import prepare_scan
 from bratskit.preprocess.steps import brain_box, brain_mask, minmax, zscore
 from bratskit.preprocess.store import (
@@ -15,8 +16,11 @@ from bratskit.preprocess.store import (
 )
 
 __all__ = [
+    "Crop",
     "Geometry",
+    "Orient",
     "Prepared",
+    "Resize",
     "brain_box",
     "brain_mask",
     "ceiling",

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.labels import REGIONS
-from bratskit.preprocess.geometry import Geometry, Interpolation
+from bratskit.preprocess.geometry import Crop, Geometry, Interpolation
 
 __all__ = ["ceiling", "lost_voxels"]
 
@@ -30,7 +30,7 @@ def ceiling(
 
 def lost_voxels(labels: NDArray[np.uint8], geometry: Geometry) -> int:
     """Count the tumour voxels outside the brain box, which no prediction can reach."""
-    return int(np.count_nonzero(labels) - np.count_nonzero(geometry.crop(labels)))
+    return int(np.count_nonzero(labels) - np.count_nonzero(Crop(geometry.kept).cut(labels)))
 
 
 def _dice(pairs: NDArray[np.intp], members: list[int]) -> float:

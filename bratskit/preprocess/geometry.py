@@ -1,60 +1,73 @@
 """Carry arrays between scanner's grid and prepared grid, both ways; it changes no intensities."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 
 from bratskit.cases.case import Scan
-from bratskit.labels import LABELS
-from bratskit.preprocess.steps import brain_box, brain_mask
+from bratskit.cases.volume import GRID_TOLERANCE_MM, grid_distance_mm
+from bratskit.preprocess.grid import (
+    Box,
+    Crop,
+    Orient,
+    Resample,
+    Resize,
+    Step,
+    Triple,
+    simplify,
+    step_from_dict,
+    whole_box,
+)
+from bratskit.preprocess.plan import plan_steps, spacing_of
+from bratskit.preprocess.resample import (
+    largest,
+    resample_labels,
+    resample_mask,
+    resample_nearest,
+    resample_values,
+)
+from bratskit.preprocess.steps import brain_mask
 from bratskit.settings import GeometrySettings
 
-__all__ = ["Box", "Geometry", "Interpolation"]
+__all__ = ["Box", "Crop", "Geometry", "Interpolation", "Orient", "Resize"]
 
-Triple = tuple[int, int, int]
-Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 Interpolation = Literal["linear", "nearest"]
+_RESAMPLE_LABELS = {"linear": resample_labels, "nearest": resample_nearest}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
-    """Map one native grid to one prepared grid and back; JSON values in, JSON values out.
+    """Map one native grid to one prepared grid and back, as a chain of steps and their receipt.
 
-    The prepared grid is the native grid cropped to `box` and, where `shape` differs from the
-    box, resampled once, trilinear. Prepared voxel p of an axis has its centre at native index
-    `start + (p + 1/2) * box / shape - 1/2`: outer faces of both grids coincide, centres need not.
-
-    No low-pass filter comes before the resample. Up to a factor 2 there is nothing to gain: at
-    exactly 2 the trilinear kernel is the mean of 2x2x2 voxels already. Beyond 2 (coarser than any
-    named recipe) it skips voxels, and fine texture aliases.
+    Going back is the chain of the steps' inverses in reverse order, so forward and back cannot
+    disagree. Where no step resamples, what was reached comes back bit for bit.
 
     Attributes:
         native_shape: Shape `(I, J, K)` of the scan, RAS+.
         native_affine: Voxel to world, four rows of four, mm, of the RAS+ grid.
-        box: First and past-the-last native voxel of the brain along each axis.
-        shape: Shape `(i, j, k)` of the prepared grid.
+        steps: `Crop` (which may pad), `Resize` and `Orient`, the first one first.
+
+    Examples:
+        >>> steps = Crop(((1, 7), (0, 8), (2, 8))), Resize((3, 4, 3))
+        >>> affine = ((1.0, 0, 0, 0), (0, 1.0, 0, 0), (0, 0, 1.0, 0), (0, 0, 0, 1.0))
+        >>> geometry = Geometry(native_shape=(8, 8, 8), native_affine=affine, steps=steps)
+        >>> geometry.shape, geometry.spacing_mm, geometry.box
+        ((3, 4, 3), (2.0, 2.0, 2.0), ((1, 7), (0, 8), (2, 8)))
     """
 
     native_shape: Triple
     native_affine: tuple[tuple[float, ...], ...]
-    box: Box
-    shape: Triple
+    steps: tuple[Step, ...] = ()
 
     def __post_init__(self) -> None:
-        inside = all(
-            0 <= start < stop <= length
-            for (start, stop), length in zip(self.box, self.native_shape, strict=True)
-        )
-        if not inside or min(self.shape) < 1:
+        if any(start >= stop for start, stop in self.box):
             msg = (
-                f"box must be a non-empty part of native_shape {self.native_shape} and shape must "
-                f"be positive; got box {self.box}, shape {self.shape}. Use Geometry.plan."
+                f"steps must keep some of native_shape {self.native_shape}; got {self.steps}. "
+                "Use Geometry.plan."
             )
             raise ValueError(msg)
 
@@ -66,17 +79,18 @@ class Geometry:
         *,
         affine: ArrayLike | None = None,
     ) -> "Geometry":
-        """Decide box and prepared shape for one scan.
+        """Decide the steps for one scan: region, then spacing or size, then centre crop.
 
         Args:
             scan: The scan, or its brain mask `(I, J, K)` bool where that is known already.
-            settings: Wanted spacing and size. `size_vox` has the last word: 1 mm and then
+            settings: What is wanted. `size_vox` has the last word over `spacing_mm`: 1 mm and then
                 128^3 is one resample, not two. A spacing is met to the nearest whole voxel of the
-                box, so 1 mm data asked to be 1 mm is not resampled.
+                region, so 1 mm data asked to be 1 mm is not resampled.
             affine: Voxel to world of a mask's grid, mm; taken from the scan otherwise.
 
         Raises:
-            ValueError: The scan holds no brain, or a mask came without an affine.
+            ValueError: The scan holds no brain, the centre crop misses it, or a mask came without
+                an affine.
         """
         mask = brain_mask(scan.image) if isinstance(scan, Scan) else scan
         affine = scan.affine if isinstance(scan, Scan) else affine
@@ -84,98 +98,128 @@ class Geometry:
             msg = "affine must be given beside a mask; got None. Pass affine=scan.affine."
             raise ValueError(msg)
         matrix = np.asarray(affine, dtype=np.float64)
-        if settings.crop_vox is not None:
-            msg = f"crop_vox must be None; got {settings.crop_vox}. Use size_vox."
-            raise ValueError(msg)
-        whole = tuple((0, length) for length in mask.shape)
-        box = brain_box(mask) if settings.region == "brain" else whole
-        return cls(
-            native_shape=_triple(mask.shape),
-            native_affine=tuple(tuple(float(value) for value in row) for row in matrix),
-            box=box,
-            shape=_prepared_shape(box, np.linalg.norm(matrix[:3, :3], axis=0), settings),
-        )
+        return cls._simple(mask.shape, matrix, plan_steps(mask, matrix, settings))
+
+    @classmethod
+    def orient(cls, shape: Triple, affine: ArrayLike) -> "Geometry":
+        """Turn a grid as it lies on disk to RAS+: permuted and flipped, nothing interpolated.
+
+        Args:
+            shape: Shape of the grid on disk.
+            affine: Its voxel to world matrix `(4, 4)`, mm, in the NIfTI world (RAS+).
+        """
+        return cls._simple(shape, np.asarray(affine, dtype=np.float64), (Orient.to_ras(affine),))
+
+    @classmethod
+    def _simple(
+        cls, shape: Triple, affine: NDArray[np.float64], steps: tuple[Step, ...]
+    ) -> "Geometry":
+        shape = tuple(int(length) for length in shape)
+        rows = tuple(tuple(float(value) for value in row) for row in affine)
+        return cls(native_shape=shape, native_affine=rows, steps=simplify(steps, shape))
+
+    @cached_property
+    def shapes(self) -> tuple[Triple, ...]:
+        """Shape before each step and, last, after all."""
+        shapes = [self.native_shape]
+        for step in self.steps:
+            shapes.append(step.shape_after(shapes[-1]))
+        return tuple(shapes)
+
+    @property
+    def shape(self) -> Triple:
+        """Shape `(i, j, k)` of the prepared grid."""
+        return self.shapes[-1]
+
+    @cached_property
+    def box(self) -> Box:
+        """Part of the native grid that the prepared grid is made from, all inside the grid."""
+        box = whole_box(self.shape)
+        for step, before in reversed(self._with_shapes()):
+            box = step.reach(box, before)
+        return box
+
+    @property
+    def kept(self) -> Box:
+        """Native voxels whose centres lie in the prepared grid: what no crop cuts off.
+
+        It is `box`, except where a centre crop follows a resample.
+        """
+        box = whole_box(self.shape)
+        for step, before in reversed(self._with_shapes()):
+            box = step.keeps(box, before)
+        return box
 
     @property
     def box_shape(self) -> Triple:
-        """Size of the brain box on the native grid, voxels."""
-        return _triple([stop - start for start, stop in self.box])
+        """Size of `box` on the native grid, voxels."""
+        return Crop(self.box).shape_after(self.native_shape)
 
     @property
     def is_resampling(self) -> bool:
         """Tell whether prepared voxels are interpolated; if not, there and back is exact."""
-        return self.shape != self.box_shape
+        resizes = ((s, before) for s, before in self._with_shapes() if isinstance(s, Resize))
+        return any(step.shape != before for step, before in resizes)
 
     @property
     def spacing_native_mm(self) -> tuple[float, float, float]:
         """Voxel size of the native grid along I, J, K, mm."""
-        lengths = np.linalg.norm(np.array(self.native_affine)[:3, :3], axis=0)
-        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+        return spacing_of(np.array(self.native_affine))
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
         """Voxel size of the prepared grid along I, J, K, mm: what is, not what was asked for."""
-        lengths = np.array(self.spacing_native_mm) * self.box_shape / np.array(self.shape)
-        return float(lengths[0]), float(lengths[1]), float(lengths[2])
+        return spacing_of(self.affine)
 
     @property
     def affine(self) -> NDArray[np.float64]:
         """Voxel to world `(4, 4)` of the prepared grid, mm."""
-        to_native = np.eye(4)
-        scale = np.array(self.box_shape) / np.array(self.shape)
-        to_native[:3, :3] = np.diag(scale)
-        to_native[:3, 3] = [start for start, _ in self.box] + scale / 2 - 0.5
-        return np.array(self.native_affine) @ to_native
+        affine = np.array(self.native_affine)
+        for step, before in self._with_shapes():
+            affine = affine @ step.to_before(before)
+        return affine
 
     def crop(self, array: NDArray) -> NDArray:
-        """View the brain box of an array whose last three axes are the native grid."""
+        """View `box` in an array whose last three axes are the native grid."""
         _check_shape(array, self.native_shape, "native_shape")
-        return array[(..., *(slice(start, stop) for start, stop in self.box))]
-
-    def resample(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Resample the brain box `(C, *box_shape)` to `(C, *shape)`, or hand it on untouched."""
-        _check_shape(image, self.box_shape, "box_shape")
-        return _resize(image, self.shape) if self.is_resampling else image
+        return Crop(self.box).cut(array)
 
     def apply_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring intensities `(C, I, J, K)` to the prepared grid `(C, i, j, k)`, trilinear.
 
-        A geometry without resampling returns the very numbers that came, contiguous.
+        A geometry without resampling returns the very numbers that came, contiguous; padding is 0.
         """
-        return np.ascontiguousarray(self.resample(self.crop(image)))
+        return self._apply(image, resample_values)
+
+    def apply_box(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Finish `apply_image` for an image `(C, *box_shape)` that is cropped to `box` already."""
+        return self._within_box.apply_image(image)
 
     def apply_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a mask `(I, J, K)` to the prepared grid: true where at least half is covered."""
-        box = self.crop(mask)
-        if not self.is_resampling:
-            return np.ascontiguousarray(box)
-        return _resize(box[None].astype(np.float32), self.shape)[0] >= 0.5
+        return self._apply(mask, resample_mask)
 
     def apply_labels(self, labels: NDArray, *, how: Interpolation = "linear") -> NDArray[np.uint8]:
-        """Bring integer labels `(I, J, K)` to the prepared grid `(i, j, k)`.
+        """Bring integer labels `(I, J, K)` to the prepared grid `(i, j, k)`; padding is 0.
 
         Args:
             labels: Internal labels.
-            how: "linear" interpolates each label's own mask and takes the largest; "nearest" takes
-                the nearest voxel. Ties, frequent where 8 voxels become one, go to the larger
-                label: a thin enhancing rim would suffer most from the other rule (Dice there and
-                back at 2 mm .888 against .880, mean of 8 real cases).
+            how: "linear" interpolates each label's own mask and takes the largest, ties going to
+                the larger label; "nearest" takes the nearest voxel.
         """
-        return _resize_labels(self.crop(labels), self.shape, how)
+        return self._apply(np.asarray(labels, dtype=np.uint8), _RESAMPLE_LABELS[how])
 
     def invert(self, probs: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring probabilities `(L, i, j, k)` back to the native grid `(L, I, J, K)`, trilinear.
 
-        Outside the box channel 0, the background, is 1 and the others are 0. Four channels of a
-        240x240x155 scan take 143 MB; `invert_to_labels` needs a fraction of it.
+        Where the prepared grid does not reach, channel 0, the background, is 1 and the others are
+        0. Four channels of a 240x240x155 scan take 143 MB; `invert_to_labels` needs a fraction.
         """
-        _check_shape(probs, self.shape, "shape")
-        native = np.zeros((len(probs), *self.native_shape), dtype=np.float32)
-        native[0] = 1
-        box = self.crop(native)
-        for label, channel in enumerate(probs):
-            box[label] = self._to_box(channel)
-        return native
+        return self._invert(probs, outside=[1.0] + [0.0] * (len(probs) - 1))
+
+    def invert_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Bring intensities `(C, i, j, k)` back to `(C, I, J, K)`, 0 where nothing was reached."""
+        return self._invert(image, outside=[0.0] * len(image))
 
     def invert_to_labels(self, probs: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Take the likeliest label on the native grid: `invert(probs).argmax(0)`, box only.
@@ -189,91 +233,111 @@ class Geometry:
         """
         _check_shape(probs, self.shape, "shape")
         labels = np.zeros(self.native_shape, dtype=np.uint8)
-        self.crop(labels)[...] = _likeliest((i, self._to_box(p)) for i, p in enumerate(probs))
+        self.crop(labels)[...] = largest(
+            (label, self._to_box(channel, resample_values, outside=float(label == 0)))
+            for label, channel in enumerate(probs)
+        )
         return labels
 
     def invert_labels(self, labels: NDArray, *, how: Interpolation = "linear") -> NDArray[np.uint8]:
         """Bring labels `(i, j, k)` back to the native grid `(I, J, K)`; outside the box is 0."""
         _check_shape(labels, self.shape, "shape")
         native = np.zeros(self.native_shape, dtype=np.uint8)
-        self.crop(native)[...] = _resize_labels(labels, self.box_shape, how)
+        self.crop(native)[...] = self._to_box(np.asarray(labels, np.uint8), _RESAMPLE_LABELS[how])
         return native
 
     def round_trip(self, labels: NDArray, *, how: Interpolation = "linear") -> NDArray[np.uint8]:
         """Send labels `(I, J, K)` to the prepared grid and back, as a perfect network would."""
         return self.invert_labels(self.apply_labels(labels, how=how), how=how)
 
+    def then(self, other: "Geometry") -> "Geometry":
+        """Append the steps of a geometry whose native grid is this one's prepared grid.
+
+        Raises:
+            ValueError: Shapes differ, or a voxel would lie elsewhere in the world.
+        """
+        apart_mm = grid_distance_mm(self.affine, np.array(other.native_affine), self.shape)
+        if other.native_shape != self.shape or apart_mm > GRID_TOLERANCE_MM:
+            msg = (
+                f"other must start on this prepared grid, shape {self.shape}; got shape "
+                f"{other.native_shape} with a corner {apart_mm:.2f} mm away. "
+                "Plan it with affine=geometry.affine."
+            )
+            raise ValueError(msg)
+        affine = np.array(self.native_affine)
+        return self._simple(self.native_shape, affine, (*self.steps, *other.steps))
+
+    def after_crop(self, box: Box) -> "Geometry":
+        """Give the same way for arrays that are cropped to `box`, and 0 in the rest of the scan.
+
+        Args:
+            box: Part of the native grid, for example the brain box: what was normalised there is
+                0 elsewhere, so it need never be put back on the whole grid.
+        """
+        inwards = Crop(box)
+        outwards = inwards.inverse(self.native_shape)
+        affine = np.array(self.native_affine) @ inwards.to_before(self.native_shape)
+        shape = inwards.shape_after(self.native_shape)
+        return self._simple(shape, affine, (outwards, *self.steps))
+
     def to_dict(self) -> dict[str, object]:
-        """Return the receipt: plain JSON values, the derived spacings beside the fields."""
-        derived = {"spacing_native_mm": self.spacing_native_mm, "spacing_mm": self.spacing_mm}
-        return {**dataclasses.asdict(self), **derived}
+        """Return the receipt: plain JSON values, what follows from the fields beside them."""
+        return {
+            "native_shape": self.native_shape,
+            "native_affine": self.native_affine,
+            "steps": [step.to_dict() for step in self.steps],
+            "box": self.box,
+            "shape": self.shape,
+            "spacing_native_mm": self.spacing_native_mm,
+            "spacing_mm": self.spacing_mm,
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Geometry":
-        """Rebuild a geometry from its receipt, also after a trip through JSON."""
+        """Rebuild a geometry from its receipt, also after a trip through JSON.
+
+        Raises:
+            ValueError: It is no receipt, or an older version wrote it.
+        """
+        missing = {"native_shape", "native_affine", "steps"} - set(values)
+        if missing:
+            msg = (
+                f"a geometry's receipt must hold {sorted(missing)}; got {sorted(values)}, from an "
+                "older version. Prepare the case again: `bratskit prepare DATA STORE`."
+            )
+            raise ValueError(msg)
         return cls(
-            native_shape=_triple(values["native_shape"]),
+            native_shape=tuple(values["native_shape"]),
             native_affine=tuple(tuple(row) for row in values["native_affine"]),
-            box=tuple((int(start), int(stop)) for start, stop in values["box"]),
-            shape=_triple(values["shape"]),
+            steps=tuple(step_from_dict(step) for step in values["steps"]),
         )
 
-    def _to_box(self, channel: NDArray) -> NDArray[np.float32]:
-        channel = np.asarray(channel, dtype=np.float32)
-        return _resize(channel[None], self.box_shape)[0] if self.is_resampling else channel
+    def _with_shapes(self) -> list[tuple[Step, Triple]]:
+        return list(zip(self.steps, self.shapes[:-1], strict=True))
 
+    def _apply(self, array: NDArray, resample: Resample) -> NDArray:
+        _check_shape(array, self.native_shape, "native_shape")
+        for step in self.steps:
+            array = step.apply(array, resample)
+        return np.ascontiguousarray(array)
 
-def _prepared_shape(
-    box: Box, spacing_native_mm: NDArray[np.float64], settings: GeometrySettings
-) -> Triple:
-    if settings.size_vox is not None:
-        return _triple(settings.size_vox)
-    lengths = [stop - start for start, stop in box]
-    if settings.spacing_mm is None:
-        return _triple(lengths)
-    # Whole voxels are the tolerance: a header's 0.99999994 or 1.002 mm moves no face of the box by
-    # half a voxel, so the data is at the wanted spacing already and passes untouched.
-    wanted = lengths * spacing_native_mm / np.array(settings.spacing_mm)
-    return _triple(max(1, round(float(length))) for length in wanted)
+    def _invert(self, image: NDArray, *, outside: list[float]) -> NDArray[np.float32]:
+        _check_shape(image, self.shape, "shape")
+        native = np.empty((len(image), *self.native_shape), dtype=np.float32)
+        for channel, into, value in zip(image, native, outside, strict=True):
+            into[...] = value
+            self.crop(into)[...] = self._to_box(channel, resample_values, outside=value)
+        return native
 
+    def _to_box(self, array: NDArray, resample: Resample, *, outside: float = 0) -> NDArray:
+        """Send one volume `(i, j, k)` back to the native box, which spares the memory around it."""
+        for step, before in reversed(self._within_box._with_shapes()):
+            array = step.inverse(before).apply(array, resample, outside=outside)
+        return array
 
-def _resize(image: NDArray[np.float32], shape: Triple) -> NDArray[np.float32]:
-    tensor = torch.from_numpy(np.require(image, dtype=np.float32, requirements="CW"))
-    return F.interpolate(tensor[None], size=shape, mode="trilinear", align_corners=False)[0].numpy()
-
-
-def _resize_labels(labels: NDArray, shape: Triple, how: Interpolation) -> NDArray[np.uint8]:
-    labels = np.ascontiguousarray(labels, dtype=np.uint8)
-    if labels.shape == shape:
-        return labels
-    if how == "nearest":
-        index = np.ix_(*(_nearest(a, b) for a, b in zip(labels.shape, shape, strict=True)))
-        return labels[index]
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=len(LABELS)))
-    return _likeliest((v, _resize((labels == v)[None], shape)[0]) for v in present[::-1])
-
-
-def _nearest(length: int, wanted: int) -> NDArray[np.intp]:
-    """Index of the voxel whose extent holds each new voxel's centre."""
-    return ((np.arange(wanted) + 0.5) * length / wanted).astype(np.intp)
-
-
-def _likeliest(scores: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.uint8]:
-    """Name the label of the largest score at each voxel; the one that comes first wins a tie."""
-    best, labels = None, None
-    for label, score in scores:
-        if best is None:
-            best = score.copy()
-            labels = np.full(score.shape, label, dtype=np.uint8)
-            continue
-        np.copyto(labels, np.uint8(label), where=score > best)
-        np.maximum(best, score, out=best)
-    return labels
-
-
-def _triple(values: object) -> Triple:
-    first, second, third = (int(value) for value in values)
-    return first, second, third
+    @cached_property
+    def _within_box(self) -> "Geometry":
+        return self.after_crop(self.box)
 
 
 def _check_shape(array: NDArray, shape: Triple, name: str) -> None:

@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bratskit.cases.case import Scan
 from bratskit.labels import MODALITIES
-from bratskit.preprocess.geometry import Geometry
-from bratskit.preprocess.steps import NORMALISE, brain_mask
+from bratskit.preprocess.geometry import Crop, Geometry
+from bratskit.preprocess.steps import NORMALISE, brain_box, brain_mask
 from bratskit.preprocess.store import Prepared
 from bratskit.preprocess.tumour import count_lost
 from bratskit.settings import Recipe
@@ -59,7 +59,7 @@ def prepare_channels(
         threads: Modalities normalised at once; None means one a core.
 
     Raises:
-        ValueError: No channel has a voxel other than zero.
+        ValueError: No channel has a voxel other than zero, or a centre crop misses them all.
     """
     native_mask = brain_mask(channels)
     try:
@@ -67,9 +67,11 @@ def prepare_channels(
     except ValueError as error:
         msg = f"{case_id}: {error}"
         raise ValueError(msg) from error
-    mask = geometry.apply_mask(native_mask)
-    boxes = [geometry.crop(channels[MODALITIES.index(name)]) for name in recipe.modalities]
-    image = geometry.resample(_normalise(boxes, recipe, threads))
+    brain = Crop(brain_box(native_mask))  # all of it, so that no crop moves the statistics
+    inner = geometry.after_crop(brain.box)
+    mask = inner.apply_mask(brain.cut(native_mask))
+    boxes = [brain.cut(channels[MODALITIES.index(name)]) for name in recipe.modalities]
+    image = inner.apply_image(_normalise(boxes, recipe, threads))
     if geometry.is_resampling:
         np.copyto(image, 0, where=~mask)
     return Prepared(

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.labels import LABELS
-from bratskit.preprocess.geometry import Geometry
+from bratskit.preprocess.geometry import Crop, Geometry
 
 __all__ = ["count_lost", "foreground_index"]
 
@@ -41,6 +41,6 @@ def count_lost(labels: NDArray[np.uint8], geometry: Geometry) -> dict[str, int]:
     """Count the tumour voxels of a native mask that the prepared grid does not reach, by label."""
     before, after = (
         np.bincount(array.ravel(), minlength=len(LABELS))
-        for array in (labels, geometry.crop(labels))
+        for array in (labels, Crop(geometry.kept).cut(labels))
     )
     return {name: int(before[v] - after[v]) for v, name in LABELS.items() if v}
