@@ -88,6 +88,17 @@ def test_multiples_follow_from_the_levels():
     assert NetworkSettings(channels=(4, 8, 16, 32)).multiple_vox == 8
 
 
+def test_the_five_reference_formats_have_names():
+    formats = {name: RECIPES[f"unet-{name}"] for name in "abcde"}
+    assert [name for name, recipe in formats.items() if recipe.normalise == "minmax"] == ["d"]
+    assert formats["d"].modalities == ("flair", "t1ce", "t2")
+    assert formats["a"].geometry.size_vox == (128, 128, 128)
+    assert formats["b"].training.patch_vox == (128, 128, 64)
+    assert (formats["b"].network.norm, formats["b"].network.dropout) == ("batch", 0.2)
+    assert {name for name in "abcde" if formats[name].geometry.region == "grid"} == {"d", "e"}
+    assert formats["d"].geometry.crop_vox == formats["e"].geometry.crop_vox == (128, 128, 128)
+
+
 def test_an_unknown_recipe_lists_those_that_exist():
     with pytest.raises(ValueError, match=r"one of .*'laptop'.*'tiny'.*got 'huge'"):
         get_recipe("huge")
