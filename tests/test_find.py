@@ -2,9 +2,12 @@
 
 import shutil
 
+import numpy as np
 import pytest
+from tasks import AS_PUBLISHED, TISSUES, write_2015, write_listing, write_task
 
-from bratskit.cases import find_cases
+from bratskit.cases import find_cases, load_scan
+from bratskit.cases.find import as_case, collect_files
 from bratskit.labels import MODALITIES, get_schema
 
 SHAPE = (6, 7, 5)
@@ -125,3 +128,192 @@ def test_missing_folder_and_file_for_a_folder_are_refused(tmp_path, cohort):
 def test_unknown_schema_is_told_which_exist(cohort):
     with pytest.raises(ValueError, match=r"one of \['brats2012-2015'"):
         find_cases(cohort, schema="brats")
+
+
+def test_masks_can_be_left_out_whatever_they_hold(cohort):
+    assert [case.labels_path for case in find_cases(cohort, use_labels=False)] == [None, None]
+    with pytest.raises(ValueError, match="Leave one of them out"):
+        find_cases(cohort, use_labels=False, require_labels=True)
+
+
+def test_a_missing_file_is_asked_for_under_the_name_of_its_edition(tmp_path, write_case):
+    write_case(tmp_path, "a", shape=SHAPE)
+    for old, new in {"flair": "t2f", "t1": "t1n", "t2": "t2w"}.items():
+        (tmp_path / "a" / f"a_{old}.nii.gz").rename(tmp_path / "a" / f"a-{new}.nii.gz")
+    (tmp_path / "a" / "a_t1ce.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"a lacks t1ce.*Add a-t1c\.nii\.gz"):
+        find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["GLI", "MET", "PED"])
+def test_names_of_2024_are_those_of_2023(tmp_path, write_case, kind):
+    case_id = f"BraTS-{kind}-00005-100"
+    case = write_case(tmp_path, case_id, shape=SHAPE)
+    for old, new in {"flair": "t2f", "t1": "t1n", "t1ce": "t1c", "t2": "t2w"}.items():
+        case.paths[old].rename(tmp_path / case_id / f"{case_id}-{new}.nii.gz")
+    case.labels_path.rename(tmp_path / case_id / f"{case_id}-seg.nii.gz")
+    (found,) = find_cases(tmp_path, schema="brats2024-gli", require_labels=True)
+    assert found.id == case_id
+
+
+# -- MSD Task01 ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Lay out an MSD task whose channels hold their own number, and a test case without a mask."""
+    root = tmp_path / "Task01_BrainTumour"
+    image = np.stack([np.full(SHAPE, number, np.float32) for number in range(4)], axis=-1)
+    mask = np.zeros(SHAPE, np.uint8)
+    mask[1:5, 2, 1:3] = [[1, 2], [3, 3], [0, 1], [1, 1]]
+    write_task(root, "BRATS_001", image, mask)
+    write_task(root, "BRATS_485", image, None)
+    for folder in ("imagesTr", "labelsTr"):  # what macOS left in the published archive
+        (root / folder / "._BRATS_001.nii.gz").write_bytes(b"AppleDouble")
+    (root / "._dataset.json").write_bytes(b"AppleDouble")
+    return root
+
+
+def test_an_msd_task_is_found_from_its_folder_its_parent_and_its_images(task):
+    for folder in (task, task.parent):
+        assert ids(find_cases(folder, schema="msd-task01")) == ["BRATS_001", "BRATS_485"]
+    assert ids(find_cases(task / "imagesTr", schema="msd-task01")) == ["BRATS_001"]
+    assert ids(find_cases(task / "imagesTs", schema="msd-task01")) == ["BRATS_485"]
+    first, last = find_cases(task, schema="msd-task01")
+    assert set(first.paths.values()) == {task / "imagesTr" / "BRATS_001.nii.gz"}
+    assert first.labels_path == task / "labelsTr" / "BRATS_001.nii.gz"
+    assert last.labels_path is None
+
+
+def test_the_order_of_channels_is_read_and_never_supposed(task):
+    scan = load_scan(find_cases(task, schema="msd-task01")[0])
+    assert [channel.max() for channel in scan.image] == [0, 1, 2, 3]
+    write_listing(task, modality={"0": "T2w", "1": "t1gd", "2": "T1w", "3": "FLAIR"})
+    case = find_cases(task, schema="msd-task01")[0]
+    assert case.channels == {"flair": 3, "t1": 2, "t1ce": 1, "t2": 0}
+    assert [channel.max() for channel in load_scan(case).image] == [3, 2, 1, 0]
+
+
+def test_msd_edema_is_edema(task):
+    scan = load_scan(find_cases(task, schema="msd-task01")[0])
+    assert np.bincount(scan.labels.ravel(), minlength=4)[1:].tolist() == [1, 4, 2]  # NCR ED ET
+
+
+@pytest.mark.parametrize("wrong", ["brats2017-2021", "brats2023-gli", "brats2024-ped"])
+def test_a_listing_that_contradicts_the_schema_names_the_one_that_fits(task, wrong):
+    msg = rf"labels of .*dataset\.json must agree with schema '{wrong}' .*schema='msd-task01'"
+    with pytest.raises(ValueError, match=msg):
+        find_cases(task, schema=wrong)
+    assert len(find_cases(task, schema=wrong, use_labels=False)) == 2  # to predict, no mask is read
+
+
+def test_a_listing_in_another_order_is_another_schema(task):
+    labels = {"0": "background", "1": "necrotic core", "2": "oedema", "3": "Enhancing tumour"}
+    write_listing(task, labels=labels)
+    with pytest.raises(ValueError, match="Declare schema='brats2023-gli'"):
+        find_cases(task, schema="msd-task01")
+    assert len(find_cases(task, schema="brats2023-gli")) == 2
+
+
+@pytest.mark.parametrize("labels", [{}, {**TISSUES, "3": "kidney"}])
+def test_a_listing_with_an_unknown_tissue_fits_no_schema(task, labels):
+    write_listing(task, labels=labels)
+    with pytest.raises(ValueError, match="No schema known here fits"):
+        find_cases(task, schema="msd-task01")
+
+
+def test_images_without_their_listing_are_refused(task):
+    (task / "dataset.json").unlink()
+    for folder in (task, task / "imagesTr"):
+        with pytest.raises(
+            FileNotFoundError, match=r"dataset\.json beside .*copy it from"
+        ):
+            find_cases(folder, schema="msd-task01", use_labels=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"labels": {}}', '{"channel_names": {"0": "FLAIR"}}', '{"modality": "MRI"}'],
+)
+def test_a_listing_of_another_kind_is_refused(task, content):
+    (task / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=r"must be JSON with \"modality\""):
+        find_cases(task, schema="msd-task01")
+
+
+@pytest.mark.parametrize(
+    "modality",
+    [{"0": "T2", "1": "ADC"}, {**AS_PUBLISHED, "1": "FLAIR"}, {**AS_PUBLISHED, "4": "T1"}, {}],
+)
+def test_channels_that_are_not_the_four_modalities_are_refused(task, modality):
+    write_listing(task, modality=modality)
+    with pytest.raises(ValueError, match=r"must name FLAIR, T1w, t1gd, T2w, once each"):
+        find_cases(task, schema="msd-task01")
+
+
+def test_a_file_with_other_channels_than_listed_is_refused(task):
+    image = np.zeros((*SHAPE, 3), np.float32)
+    write_task(task, "BRATS_001", image, np.zeros(SHAPE, np.uint8))
+    with pytest.raises(ValueError, match=r"BRATS_001.* must have 4 channels.*got 3"):
+        load_scan(find_cases(task, schema="msd-task01")[0])
+
+
+def test_an_msd_task_beside_brats_folders_is_found_with_them(task, write_case):
+    write_case(task.parent / "more", "a", shape=SHAPE, schema="msd-task01")
+    assert ids(find_cases(task.parent, schema="msd-task01")) == ["BRATS_001", "BRATS_485", "a"]
+
+
+def test_collected_files_of_a_task_become_cases_one_by_one(task):
+    first = collect_files(task)[0]
+    assert not first.missing
+    assert not first.repeated
+    assert as_case(first, schema=get_schema("msd-task01")).channels["t2"] == 3
+
+
+# -- BraTS 2012-2015 -------------------------------------------------------------------------------
+
+
+def test_volumes_of_2015_have_a_folder_each(tmp_path, rng):
+    mask = rng.integers(0, 5, SHAPE).astype(np.uint8)
+    write_2015(tmp_path / "HGG" / "brats_2013_pat0001_1", rng, mask)
+    write_2015(tmp_path / "LGG" / "brats_tcia_pat101_0001", rng, None)
+    cases = find_cases(tmp_path, schema="brats2012-2015")
+    assert ids(cases) == ["brats_2013_pat0001_1", "brats_tcia_pat101_0001"]
+    assert cases[0].paths["t1"].name == "VSD.Brain.XX.O.MR_T1.54513.mha"
+    assert cases[0].paths["t1ce"].name == "VSD.Brain.XX.O.MR_T1c.54514.mha"
+    assert cases[0].labels_path.name == "VSD.Brain_3more.XX.O.OT.54517.mha"
+    assert cases[1].labels_path is None
+    scan = load_scan(cases[0])
+    assert np.array_equal(np.isin(scan.labels, (1,)).sum(), np.isin(mask, (1, 3)).sum())
+
+
+def test_numbers_of_2013_are_told_apart_by_their_grade(tmp_path):
+    for grade in ("HG", "LG"):
+        home = tmp_path / grade / "0001" / "VSD.Brain.XX.O.MR_Flair"
+        home.mkdir(parents=True)
+        (home / "VSD.Brain.XX.O.MR_Flair.684.mha").touch()
+    assert [files.id for files in collect_files(tmp_path)] == ["HG_0001", "LG_0001"]
+
+
+def test_the_two_class_masks_of_2012_are_not_mistaken_for_those_of_2013(tmp_path):
+    for kind in ("FLAIR", "T1", "T1C", "T2", "truth"):
+        (tmp_path / f"BRATS_HG0001_{kind}.mha").touch()
+    with pytest.raises(ValueError, match="must hold at least one case"):
+        find_cases(tmp_path, schema="brats2012-2015")
+
+
+def test_a_volume_of_2015_that_is_missing_is_asked_for(tmp_path, rng):
+    write_2015(tmp_path / "pat", rng, None)
+    next(tmp_path.rglob("*MR_T2*.mha")).unlink()
+    with pytest.raises(ValueError, match=r"pat lacks t2\. Add VSD\.Brain\.XX\.O\.MR_T2"):
+        find_cases(tmp_path, schema="brats2012-2015")
+    write_2015(tmp_path / "pat", rng, None)
+    with pytest.raises(ValueError, match=r"none for pat .*Add pat/VSD\.Brain_3more\.XX\.O\.OT"):
+        find_cases(tmp_path, schema="brats2012-2015", require_labels=True)
+
+
+def test_the_misnamed_mask_of_kaggles_patient_355_keeps_its_own_name(tmp_path, write_case):
+    case = write_case(tmp_path, "BraTS20_Training_355", shape=SHAPE, suffix=".nii")
+    case.labels_path.rename(case.labels_path.with_name("W39_1998.09.19_Segm.nii"))
+    (found,) = find_cases(tmp_path, require_labels=True)
+    assert found.labels_path.name == "W39_1998.09.19_Segm.nii"

@@ -59,9 +59,13 @@ def test_a_flat_folder_and_the_layouts_of_other_editions_are_cohorts(tmp_path):
     assert find_cohorts([tmp_path]) == sorted(found)
 
 
+@pytest.fixture(scope="module")
+def phantom():
+    return make_phantom(1, spacing_mm=(10.0, 10.0, 10.0), case_id="pat7")
+
+
 @pytest.mark.parametrize("edition", SCHEMAS)
-def test_the_folder_that_is_found_holds_the_cases_of_each_edition(tmp_path, edition):
-    phantom = make_phantom(1, spacing_mm=(10.0, 10.0, 10.0), case_id="pat7")
+def test_the_folder_that_is_found_holds_the_cases_of_each_edition(tmp_path, phantom, edition):
     write_phantom(phantom, tmp_path / "slug" / "data", edition=edition)
     (found,) = find_cohorts([tmp_path], require_labels=True)
     assert [case.id for case in find_cases(found, schema=edition)] == ["pat7"]

@@ -6,8 +6,15 @@ import zlib
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tasks import write_mha
 
 from bratskit.cases import load_labels, load_scan, volume, write_labels
+from bratskit.cases.mha import read_mha
+from bratskit.cases.mha import write_mha as write_own_mha
+from bratskit.cases.volume import read_channels, read_volume
 
 SHAPE = (7, 5, 6)
 
@@ -152,3 +159,131 @@ def test_colours_are_refused(case):
     rewrite(case.paths["t2"], array=array)
     with pytest.raises(ValueError, match=r"data type 128\. Save it as int16"):
         load_scan(case)
+
+
+# -- 4D --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def image_4d(tmp_path):
+    """Write (I, J, K, 3) on a flipped grid; channel c holds c at voxel 0 and counts up from it."""
+    array = np.arange(np.prod(SHAPE) * 3, dtype=np.int16).reshape(3, *SHAPE)
+    image = nib.Nifti1Image(np.moveaxis(array, 0, -1), np.diag([-1.0, -2.0, 3.0, 1.0]))
+    image.header["pixdim"][4] = 2.5  # seconds
+    nib.save(image, tmp_path / "a.nii.gz")
+    return tmp_path / "a.nii.gz", array
+
+
+def test_each_channel_is_the_volume_that_nibabel_slices(image_4d):
+    path, _ = image_4d
+    canonical = nib.as_closest_canonical(nib.load(path))
+    for at, channel in enumerate(read_channels(path, case_id="x")):
+        np.testing.assert_array_equal(channel.data, canonical.dataobj[..., at])
+        np.testing.assert_array_equal(channel.affine, canonical.affine)
+        one = read_volume(path, case_id="x", channel=at)
+        np.testing.assert_array_equal(one.data, channel.data)
+
+
+def test_a_channel_has_the_header_of_a_3d_file(image_4d):
+    path, _ = image_4d
+    header = read_volume(path, case_id="x", channel=1).header
+    assert header.get_data_shape() == SHAPE
+    assert header["dim"].tolist() == [3, *SHAPE, 1, 1, 1, 1]
+    assert nib.load(path).header.get_data_shape() == (*SHAPE, 3)
+
+
+def test_a_4d_file_is_decoded_once_for_all_its_channels(image_4d, monkeypatch):
+    calls = []
+    decode = volume._decompress
+    monkeypatch.setattr(volume, "_decompress", lambda raw: calls.append(1) or decode(raw))
+    assert len(read_channels(image_4d[0], case_id="x")) == 3
+    assert len(calls) == 1
+
+
+def test_a_3d_file_is_its_own_only_channel(case):
+    (only,) = read_channels(case.paths["t1"], case_id="x")
+    np.testing.assert_array_equal(only.data, read_volume(case.paths["t1"], case_id="x").data)
+
+
+def test_a_channel_that_is_not_there_is_refused(image_4d):
+    for channel in (3, -1):
+        with pytest.raises(ValueError, match=r"a\.nii\.gz of case x must have a channel .*got 3"):
+            read_volume(image_4d[0], case_id="x", channel=channel)
+
+
+def test_five_axes_and_truncated_channels_are_refused(tmp_path):
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, 2, 2), np.int16), np.eye(4)), path)
+    with pytest.raises(ValueError, match=r"one 4D volume; got shape \(2, 3, 4, 2, 2\)"):
+        read_channels(path, case_id="x")
+    nib.save(nib.Nifti1Image(np.zeros((2, 3, 4, 2), np.int16), np.eye(4)), path)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"must hold 96 bytes .* got 95: it is truncated"):
+        read_channels(path, case_id="x")
+
+
+# -- MetaImage -------------------------------------------------------------------------------------
+
+TILTED = (0.8, -0.6, 0.0, 0.6, 0.8, 0.0, 0.0, 0.0, -1.0)  # columns are unit axes; K runs down
+
+
+def test_a_metaimage_lies_where_itk_says_x_and_y_turned_round(tmp_path, rng):
+    array = rng.integers(0, 900, SHAPE, dtype=np.int16)
+    path = write_mha(tmp_path / "a.mha", array)
+    found = read_volume(path, case_id="x")
+    # ITK: voxel 0 at (0, -239, 0) mm to left, back, up; x and y run right to left, front to back
+    assert found.disk_affine.tolist() == [
+        [-1, 0, 0, 0], [0, -2, 0, 239], [0, 0, 3, 0], [0, 0, 0, 1]
+    ]  # fmt: skip
+    np.testing.assert_array_equal(found.data, array[::-1, ::-1])
+    np.testing.assert_array_equal(found.header.get_best_affine(), found.disk_affine)
+
+
+@pytest.mark.parametrize("direction", [(1, 0, 0, 0, 1, 0, 0, 0, 1), TILTED])
+def test_a_metaimage_and_the_nifti_that_itk_makes_of_it_are_one_volume(tmp_path, rng, direction):
+    array = rng.integers(0, 900, SHAPE, dtype=np.int16)
+    path = write_mha(tmp_path / "a.mha", array, direction=direction)
+    SimpleITK.WriteImage(SimpleITK.ReadImage(str(path)), str(tmp_path / "a.nii.gz"))
+    meta = read_volume(path, case_id="x")
+    nifti = read_volume(tmp_path / "a.nii.gz", case_id="x")
+    np.testing.assert_array_equal(meta.data, nifti.data)
+    np.testing.assert_allclose(meta.affine, nifti.affine, atol=1e-4)  # NIfTI keeps float32
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    spacing_mm=st.tuples(*[st.floats(0.3, 5)] * 3),
+    quaternion=st.tuples(*[st.floats(-1, 1)] * 4).filter(lambda q: np.linalg.norm(q) > 0.1),
+    flips=st.tuples(*[st.sampled_from([1, -1])] * 3),
+)
+def test_what_is_written_as_a_metaimage_reads_back_on_any_grid(
+    tmp_path_factory, spacing_mm, quaternion, flips
+):
+    turned = nib.quaternions.quat2mat(quaternion) * flips * spacing_mm
+    affine = nib.affines.from_matvec(turned, (3.5, -120, 7))
+    array = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    path = tmp_path_factory.mktemp("mha") / "a.mha"
+    write_own_mha(path, array, affine)
+    values, header, found = read_mha(path, "a.mha")
+    np.testing.assert_array_equal(values, array)
+    np.testing.assert_allclose(found, affine, atol=1e-5)
+    np.testing.assert_allclose(header.get_best_affine(), affine, atol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [0, 20, 200, -1])
+def test_a_truncated_metaimage_is_refused(tmp_path, keep):
+    path = write_mha(tmp_path / "a.mha", np.zeros(SHAPE, np.int16))
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match=r"a\.mha of case x must .*opy or download"):
+        read_volume(path, case_id="x")
+
+
+def test_a_metaimage_that_is_gone_or_has_channels_or_two_axes_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\.mha of case x must exist"):
+        read_volume(tmp_path / "a.mha", case_id="x")
+    vectors = SimpleITK.GetImageFromArray(np.zeros((4, 5, 6, 3), np.int16), isVector=True)
+    flat = SimpleITK.GetImageFromArray(np.zeros((4, 5), np.int16))
+    for image in (vectors, flat):
+        SimpleITK.WriteImage(image, str(tmp_path / "a.mha"))
+        with pytest.raises(ValueError, match="must be one 3D volume"):
+            read_volume(tmp_path / "a.mha", case_id="x")

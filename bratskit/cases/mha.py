@@ -33,17 +33,17 @@ def read_mha(
     Raises:
         ValueError: It is damaged, no MetaImage, not 3D, or not made of real numbers.
     """
-    import SimpleITK as sitk  # noqa: N813 - what every reader knows; slow to import, rarely needed
+    import SimpleITK  # takes long, and few cohorts need it
 
     try:
-        image = sitk.ReadImage(str(path), imageIO="MetaImageIO")
+        image = SimpleITK.ReadImage(str(path), imageIO="MetaImageIO")
     except RuntimeError as error:
         msg = (
             f"{what} must be a whole MetaImage; got {path.stat().st_size} bytes that are truncated "
             f"or damaged ({_reason(error)}). Copy or download {path} again."
         )
         raise ValueError(msg) from error
-    values = sitk.GetArrayFromImage(image)
+    values = SimpleITK.GetArrayFromImage(image)
     if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
         msg = (
             f"{what} must be one 3D volume; got shape {values.T.shape}. "
@@ -63,17 +63,17 @@ def write_mha(path: Path, stored: NDArray[np.generic], affine: NDArray[np.float6
     Raises:
         OSError: The file cannot be written.
     """
-    import SimpleITK as sitk  # noqa: N813
+    import SimpleITK
 
     lps = _FLIP_XY @ affine + 0.0  # + 0.0 turns -0 into 0
     spacing_mm = np.linalg.norm(lps[:3, :3], axis=0)
     native = np.dtype(stored.dtype).newbyteorder("=")
-    image = sitk.GetImageFromArray(np.ascontiguousarray(stored.T, native))
+    image = SimpleITK.GetImageFromArray(np.ascontiguousarray(stored.T, native))
     image.SetSpacing(spacing_mm.tolist())
     image.SetOrigin(lps[:3, 3].tolist())
     image.SetDirection((lps[:3, :3] / spacing_mm).ravel().tolist())
     try:
-        sitk.WriteImage(image, str(path), useCompression=True)
+        SimpleITK.WriteImage(image, str(path), useCompression=True)
     except RuntimeError as error:  # of ITK, whatever the reason
         raise OSError(errno.EIO, _reason(error)) from error
 
