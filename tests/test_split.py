@@ -7,7 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bratskit.cases.split import PARTS, Split, has_et, make_split, patient_of
+from bratskit.cases.duplicates import Duplicate
+from bratskit.cases.facts import CaseFacts
+from bratskit.cases.patients import patient_of
+from bratskit.cases.split import PARTS, Split, make_split, refuse_leaks
 
 THIRTY = [f"Brats18_TCIA_{n}_1" for n in range(20)] + [f"BraTS2021_{n:05d}" for n in range(10)]
 
@@ -37,23 +40,6 @@ def test_visits_of_one_patient_stay_together():
     split = make_split(visits + twins, seed=1)
     for part in parts_of(split).values():
         assert len(part) == 4 * len({patient_of(case_id) for case_id in part})
-
-
-@pytest.mark.parametrize(
-    ("case_id", "patient"),
-    [
-        ("Brats17_TCIA_135_1", "TCIA_135"),
-        ("Brats18_2013_20_1", "2013_20"),
-        ("BraTS19_2013_20_1", "2013_20"),
-        ("BraTS20_Training_355", "BraTS20_Training_355"),
-        ("BraTS2021_01482", "BraTS2021_01482"),
-        ("BraTS-GLI-01482-000", "BraTS2021_01482"),
-        ("BraTS-PED-00012-000", "BraTS-PED-00012-000"),
-        ("BRATS_001", "BRATS_001"),
-    ],
-)
-def test_patient_is_read_from_the_conventions_of_the_editions(case_id, patient):
-    assert patient_of(case_id) == patient
 
 
 @settings(max_examples=40, derandomize=True, deadline=None, database=None)
@@ -94,13 +80,81 @@ def test_ids_in_a_split_are_plain_strings():
     assert {type(case_id) for case_id in make_split(THIRTY, seed=0).train} == {str}
 
 
-def test_et_is_found_by_the_schema_of_the_case(tmp_path, write_case):
-    full = write_case(tmp_path, "full", shape=(12, 12, 12))
-    newer = write_case(tmp_path, "newer", shape=(12, 12, 12), schema="brats2023-gli")
-    empty = write_case(tmp_path, "empty", shape=(12, 12, 12), labels=np.full((12, 12, 12), 2))
-    bare = write_case(tmp_path, "bare", shape=(12, 12, 12), labels=None)
-    found = has_et([full, newer, empty, bare])
-    assert found == {"full": True, "newer": True, "empty": False}
+def test_a_run_drawn_before_there_were_facts_is_drawn_again():
+    # as drawn by version 0.2, whose scores are stored
+    split = make_split(
+        THIRTY, seed=0, has_et={case_id: case_id not in THIRTY[::7] for case_id in THIRTY}
+    )
+    assert split.validation == (
+        "BraTS2021_00000",
+        "Brats18_TCIA_10_1",
+        "Brats18_TCIA_6_1",
+        "Brats18_TCIA_7_1",
+    )
+    assert split.test == (
+        "BraTS2021_00002",
+        "BraTS2021_00008",
+        "BraTS2021_00009",
+        "Brats18_TCIA_0_1",
+        "Brats18_TCIA_16_1",
+        "Brats18_TCIA_18_1",
+        "Brats18_TCIA_5_1",
+        "Brats18_TCIA_8_1",
+    )
+
+
+def test_tumour_size_gets_its_share_by_hand():
+    # 24 patients of one edition, all with ET: terciles of 8, of which a quarter each is tested
+    ids = [f"Brats18_X_{n:03d}_1" for n in range(24)]
+    facts = {
+        case_id: CaseFacts(edition="a", has_et=True, tumour_ml=n) for n, case_id in enumerate(ids)
+    }
+    split = make_split(ids, seed=0, facts=facts, validation=0.125, test=0.25)
+    tercile = {case_id: n // 8 for n, case_id in enumerate(ids)}
+    assert sorted(tercile[i] for i in split.test) == [0, 0, 1, 1, 2, 2]
+    assert sorted(tercile[i] for i in split.validation) == [0, 1, 2]
+    assert split.facts == facts
+
+
+def test_patients_known_by_voxels_stay_together():
+    same = [("BRATS_001", "Brats18_X_7_1"), ("BRATS_001", "BraTS20_Training_003")]
+    ids = [f"BRATS_{n:03d}" for n in range(9)] + [f"Brats18_X_{n}_1" for n in range(9)]
+    ids += ["BraTS20_Training_003", "Brats17_X_7_1"]
+    for seed in range(6):
+        split = make_split(ids, seed=seed, same_patient=same)
+        one = {split.part_of[i] for i in (*same[0], *same[1], "Brats17_X_7_1")}
+        assert len(one) == 1
+
+
+def test_manifest_keeps_facts_and_groups_and_guards_them(tmp_path):
+    same = (("a", "x"),)
+    facts = {i: CaseFacts(edition="e", has_et=None, folder="/data") for i in "abcdx"}
+    split = make_split(list("abcdx"), seed=0, facts=facts, same_patient=same)
+    loaded = Split.load(split.save(tmp_path / "split.json"))
+    assert (loaded, loaded.facts, loaded.same_patient) == (split, facts, same)
+    with pytest.raises(ValueError, match=r"patient a must be in one part; got a in .* and x in "):
+        Split(train=("a", "b"), validation=("c",), test=("x",), same_patient=same)
+
+
+def test_a_leak_is_refused_with_ids_parts_and_mend():
+    split = Split(train=("Brats18_X_1_1", "b"), validation=("c",), test=("BRATS_001",))
+    pair = {"what": "same voxels", "modality": "t1", "correlation": 1.0}
+    leak = Duplicate(first="Brats18_X_1_1", second="BRATS_001", **pair)
+    expected = (
+        r"got Brats18_X_1_1 in train and BRATS_001 in test \(same voxels in t1, r = 1\.000\)\. "
+        r"Draw it again with same_patient=same_patients\(cases\), or leave BRATS_001 out"
+    )
+    with pytest.raises(ValueError, match=expected):
+        refuse_leaks(split, [leak])
+    refuse_leaks(split, [Duplicate(first="Brats18_X_1_1", second="b", **pair)])
+    refuse_leaks(split, [Duplicate(first="BRATS_001", second="elsewhere", **pair)])
+
+
+def test_facts_must_cover_every_case():
+    with pytest.raises(
+        ValueError, match=r"got none for b among 1\. Take facts=read_facts\(cases\)"
+    ):
+        make_split(["a", "b", "c"], seed=0, facts={i: CaseFacts(edition="e") for i in "ac"})
 
 
 def test_fewer_than_three_patients_are_refused():

@@ -11,19 +11,24 @@ from bratskit.cases.contradict import (
 )
 from bratskit.cases.doctor import check_folder, check_folders, refuse_problems
 from bratskit.cases.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
+from bratskit.cases.facts import CaseFacts, read_facts
 from bratskit.cases.find import find_cases
 from bratskit.cases.findings import Finding, findings_table
+from bratskit.cases.folds import Folds, load_split, make_folds
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
+from bratskit.cases.patients import patient_of, same_patients
 from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
-from bratskit.cases.split import Split, has_et, make_split, patient_of
+from bratskit.cases.split import Split, make_split, refuse_leaks
 
 __all__ = [
     "Case",
+    "CaseFacts",
     "Contradiction",
     "Duplicate",
     "Evidence",
     "Finding",
     "Fingerprint",
+    "Folds",
     "Phantom",
     "Scan",
     "Split",
@@ -35,16 +40,20 @@ __all__ = [
     "find_duplicates",
     "findings_table",
     "fingerprint",
-    "has_et",
     "load_labels",
     "load_scan",
+    "load_split",
     "make_cohort",
+    "make_folds",
     "make_phantom",
     "make_split",
     "patient_of",
     "read_evidence",
+    "read_facts",
     "refuse_contradiction",
+    "refuse_leaks",
     "refuse_problems",
+    "same_patients",
     "write_labels",
     "write_phantom",
     "write_volume",

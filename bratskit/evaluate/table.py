@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bratskit.cases.split import patient_of as patient_of_case
+from bratskit.cases.patients import patient_of as patient_of_case
 from bratskit.evaluate.render import scores_html, scores_text
 from bratskit.evaluate.summary import N_BOOTSTRAP, Summary, summarise
 from bratskit.runtime import made_by, write_atomically

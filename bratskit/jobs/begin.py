@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bratskit.cases import Case, Split, find_cases, has_et, make_cohort, make_split
+from bratskit.cases import Case, Split, find_cases, make_cohort, make_split, read_facts
 from bratskit.cases.mounts import DEEPEST, default_roots, pick_cohort
 from bratskit.labels import get_schema
 from bratskit.runtime import RunFolder, write_atomically
@@ -236,9 +236,11 @@ def _extra_phantoms(folder: RunFolder, recipe: Recipe) -> list[Case]:
 def _split(folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int) -> Split:
     """Read the manifest, or draw it: only the cohort's own cases are validated and tested on."""
     if not folder.split.exists():
-        drawn = make_split(own, seed=seed, has_et=has_et(own))
+        facts = read_facts(own)
+        enhancing = {name: fact.has_et for name, fact in facts.items() if fact.has_et is not None}
+        drawn = make_split(own, seed=seed, has_et=enhancing)  # as the stored results were drawn
         train = (*drawn.train, *(case.id for case in extra))
-        dataclasses.replace(drawn, train=train).save(folder.split)
+        dataclasses.replace(drawn, train=train, facts=facts).save(folder.split)
     split = Split.load(folder.split)
     known = {case.id for case in (*own, *extra)}
     strangers = {*split.train, *split.validation, *split.test} - known
