@@ -283,10 +283,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "Run notebooks 01-05 and show scores and report.")
     demo.add_argument(
-        "--data",
-        metavar="DIR",
-        type=Path,
-        help="cases; phantoms if left out; auto: what is mounted",
+        "--data", metavar="DIR", type=Path, help="cases; auto: mounted; else phantoms"
     )
     demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of their masks")
     demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
@@ -322,9 +319,7 @@ def _parser() -> argparse.ArgumentParser:
         default="auto",
         help="how cases are stored; auto: fast where all fit, else compact, a seventh of the size",
     )
-    prepare.add_argument(
-        "--budget-gb", metavar="GB", type=float, help="what OUT may weigh; default: the free space"
-    )
+    prepare.add_argument("--budget-gb", metavar="GB", type=float, help="of OUT; the free space")
     recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")
     edition(prepare, "edition of the masks")
 
