@@ -225,9 +225,7 @@ def test_a_listing_with_an_unknown_tissue_fits_no_schema(task, labels):
 def test_images_without_their_listing_are_refused(task):
     (task / "dataset.json").unlink()
     for folder in (task, task / "imagesTr"):
-        with pytest.raises(
-            FileNotFoundError, match=r"dataset\.json beside .*copy it from"
-        ):
+        with pytest.raises(FileNotFoundError, match=r"dataset\.json beside .*copy it from"):
             find_cases(folder, schema="msd-task01", use_labels=False)
 
 
