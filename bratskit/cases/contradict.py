@@ -29,7 +29,7 @@ __all__ = [
 _ATYPICAL = 0.1  # chance that a case tells nothing: one odd case cannot rule a cohort
 _CLEAR = math.log(1000)  # odds over a cohort; no single case can reach them
 _MEAN = 1.0  # gain a case, of at most 4.0: many faint hints do not add up to proof
-_SURE = 2  # standard errors that the mean gain must lie above 0
+_SURE = 1.64  # standard errors that the mean gain must lie above 0: one-sided 95%
 
 
 @dataclass(frozen=True, kw_only=True)
