@@ -6,6 +6,7 @@ from bratskit.cases.contradict import (
     Contradiction,
     Evidence,
     find_contradiction,
+    find_odd_cases,
     read_evidence,
     refuse_contradiction,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "find_cases",
     "find_contradiction",
     "find_duplicates",
+    "find_odd_cases",
     "findings_table",
     "fingerprint",
     "load_labels",

@@ -22,6 +22,7 @@ __all__ = [
     "Contradiction",
     "Evidence",
     "find_contradiction",
+    "find_odd_cases",
     "read_evidence",
     "refuse_contradiction",
 ]
@@ -38,7 +39,8 @@ class Contradiction:
 
     Attributes:
         schema: Name of the declared schema.
-        permutation: Tissues that internal labels 1, 2, 3 really are; None where ET is a cavity.
+        permutation: Tissues that internal labels 1, 2, 3 really are; None where ET and a cavity are
+            taken for one another.
         candidates: Names of the schemas that read the files so; may be empty.
         n_cases: Cases that said anything.
         n_against: Cases of them that the declared schema fits worse.
@@ -61,8 +63,13 @@ def find_contradiction(
     """Decide over a cohort whether the declared schema is wrong.
 
     Each case is atypical with a chance of one in ten and then says nothing, so its say is bounded;
-    the better reading must reach odds of 1000 to 1, by a mean gain that is large and sure. On the
-    thirty real cases each one alone fits its true reading best, and no subset gives a false alarm.
+    the better reading must reach odds of 1000 to 1, by a mean gain that is large and sure. Of the
+    thirty real cases each one alone fits its true reading best; in hundreds of random subsets of
+    10, 5 and 3 no right schema was stopped, and each of the five wrong ones always was
+    (`pytest tests/test_contradict.py -m slow`).
+
+    Two mistakes exchange no labels and are looked for apart: a resection cavity read as ET, and ET
+    read as a resection cavity. The second takes more cases: half the cohorts of ten show it.
 
     Args:
         evidence: One item a case, all of one declared schema. Two cases are the least that can
@@ -73,7 +80,30 @@ def find_contradiction(
         The contradiction, or None: the schema fits, or there is too little to tell.
     """
     schema = get_schema(schema)
-    return _find_cavity(evidence, schema) or _find_permutation(evidence, schema)
+    return (
+        _find_cavity(evidence, schema)
+        or _find_hidden(evidence, schema)
+        or _find_permutation(evidence, schema)
+    )
+
+
+def find_odd_cases(evidence: Sequence[Evidence]) -> dict[str, tuple[int, ...]]:
+    """Name the cases that by themselves fit another reading of their labels 1000 times better.
+
+    A few of them among many are masks of another edition that strayed into the folder, or bad
+    masks: worth a look, no ground to stop. None of the thirty real cases is one.
+
+    Args:
+        evidence: One item a case, in any number.
+
+    Returns:
+        For each such case the tissues that its internal labels 1, 2, 3 look like.
+    """
+    return {
+        item.case: PERMUTATIONS[int(np.argmax(item.fits))]
+        for item in evidence
+        if max(item.fits) - item.fits[0] > _CLEAR
+    }
 
 
 def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
@@ -107,8 +137,9 @@ def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
             raise ValueError(contradiction.message)
 
 
-def _log_shares(fits: NDArray[np.float64]) -> NDArray[np.float64]:
+def _log_shares(readings: Sequence[Sequence[float]]) -> NDArray[np.float64]:
     """Turn fits `(cases, readings)` into log-probabilities that an atypical case cannot rule."""
+    fits = np.array(readings)
     shares = np.exp(fits - fits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return np.log((1 - _ATYPICAL) * shares + _ATYPICAL / fits.shape[1])
@@ -124,58 +155,99 @@ def _is_clear(gains: NDArray[np.float64]) -> bool:
 def _find_permutation(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
     if not evidence:
         return None
-    shares = _log_shares(np.array([item.fits for item in evidence]))
-    best = int(shares.sum(axis=0).argmax())
+    shares = _log_shares([item.fits for item in evidence])
+    seen = [t for t in TISSUES if any(item.contact[t - 1] is not None for item in evidence)]
+    best = _best_reading(shares.sum(axis=0), schema, seen)
     gains = shares[:, best] - shares[:, 0]
     if not _is_clear(gains):
         return None
     permutation = PERMUTATIONS[best]
-    candidates = _schemas_making(permutation, schema)
+    candidates = _schemas_making(permutation, schema, seen)
+    return _contradiction(
+        gains,
+        schema,
+        permutation=permutation,
+        candidates=candidates,
+        got=f"{_described(permutation, schema, evidence)}, which fits better in {{share}}",
+        advice=_advice(permutation, schema, candidates),
+    )
+
+
+def _best_reading(totals: NDArray[np.float64], schema: LabelSchema, seen: Sequence[int]) -> int:
+    """Choose the reading that fits best; of equals, one that a known schema makes."""
+    equals = np.flatnonzero(totals > totals.max() - 1e-6).tolist()
+    known = [i for i in equals if _schemas_making(PERMUTATIONS[i], schema, seen)]
+    return (known or equals)[0]
+
+
+def _find_cavity(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
+    """Find a resection cavity (2024) that was read as enhancing tumour."""
+    integers = _integers(schema, ET)
+    return _find_kind(
+        [item.fluid for item in evidence],
+        schema,
+        candidates=[s.name for s in SCHEMAS.values() if set(integers) & set(s.outside)],
+        got=f"label {_joined(integers)} (ET) that does not look like enhancing tumour: dark on "
+        "T1ce and FLAIR like fluid, as a resection cavity is, in {share}",
+    )
+
+
+def _find_hidden(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
+    """Find enhancing tumour (until 2021) that was read as a resection cavity, thus background."""
+    if not schema.outside or any(item.fluid is not None for item in evidence):
+        return None
+    named = ", ".join(f"{value} ({tissue})" for value, tissue in schema.outside.items())
+    return _find_kind(
+        [item.hidden for item in evidence],
+        schema,
+        candidates=[
+            s.name for s in SCHEMAS.values() if set(_integers(s, ET)) & set(schema.outside)
+        ],
+        got=f"no enhancing tumour in any case, while what touches the core from outside takes up "
+        f"contrast and is bright on FLAIR in {{share}}, so label {named} looks like ET",
+    )
+
+
+def _find_kind(
+    gains: Sequence[float | None], schema: LabelSchema, *, candidates: Sequence[str], got: str
+) -> Contradiction | None:
+    told = [(0.0, gain) for gain in gains if gain is not None]
+    if not told:
+        return None
+    shares = _log_shares(told)
+    if not _is_clear(shares[:, 1] - shares[:, 0]):
+        return None
+    return _contradiction(
+        shares[:, 1] - shares[:, 0],
+        schema,
+        permutation=None,
+        candidates=tuple(candidates),
+        got=got,
+        advice=f"Declare schema={_quoted(candidates)} instead."
+        if candidates
+        else "Find out what wrote these masks.",
+    )
+
+
+def _contradiction(
+    gains: NDArray[np.float64],
+    schema: LabelSchema,
+    *,
+    permutation: tuple[int, ...] | None,
+    candidates: tuple[str, ...],
+    got: str,
+    advice: str,
+) -> Contradiction:
     n_against = int((gains > 0).sum())
+    got = got.format(share=f"{n_against} of {len(gains)} cases")
     return Contradiction(
         schema=schema.name,
         permutation=permutation,
         candidates=candidates,
-        n_cases=len(evidence),
+        n_cases=len(gains),
         n_against=n_against,
         log_odds=float(gains.sum()),
-        message=(
-            f"labels must look like the tissues that schema {schema.name!r} names; got "
-            f"{_described(permutation, schema, evidence)} ({n_against} of {len(evidence)} cases "
-            f"fit that better). {_advice(permutation, schema, candidates)}"
-        ),
-    )
-
-
-def _find_cavity(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
-    told = [item.fluid for item in evidence if item.fluid is not None]
-    if not told:
-        return None
-    shares = _log_shares(np.array([[0.0, fluid] for fluid in told]))
-    gains = shares[:, 1] - shares[:, 0]
-    if not _is_clear(gains):
-        return None
-    integers = _integers(schema, ET)
-    candidates = tuple(
-        name
-        for name, other in SCHEMAS.items()
-        if set(integers) & set(getattr(other, "outside", {}))
-    )
-    n_against = int((gains > 0).sum())
-    known = f" Declare {_quoted(candidates)}, where it is one." if candidates else ""
-    return Contradiction(
-        schema=schema.name,
-        permutation=None,
-        candidates=candidates,
-        n_cases=len(told),
-        n_against=n_against,
-        log_odds=float(gains.sum()),
-        message=(
-            f"label {_joined(integers)} must be enhancing tumour under schema {schema.name!r}; got "
-            f"something that does not look like enhancing tumour: dark on T1ce and FLAIR like "
-            f"fluid, as a resection cavity is ({n_against} of {len(told)} cases).{known} Nothing "
-            "was changed."
-        ),
+        message=f"labels must look like the tissues of schema {schema.name!r}; got {got}. {advice}",
     )
 
 
@@ -183,15 +255,21 @@ def _integers(schema: LabelSchema, internal: int) -> list[int]:
     return [source for source, label in schema.to_internal.items() if label == internal]
 
 
-def _schemas_making(permutation: tuple[int, ...], schema: LabelSchema) -> tuple[str, ...]:
-    """Name the schemas that read at least one integer of each label as the tissue that fits."""
+def _schemas_making(
+    permutation: tuple[int, ...], schema: LabelSchema, seen: Sequence[int]
+) -> tuple[str, ...]:
+    """Name the schemas that read at least one integer of each label seen as the tissue that fits.
+
+    One integer is enough because several may mean one tissue (NCR of 2012-2015 and of PED), and
+    then the masks at hand need not hold them all.
+    """
 
     def makes(other: LabelSchema, label: int) -> bool:
         meant = [other.to_internal.get(source) for source in _integers(schema, label)]
         return permutation[label - 1] in meant
 
     return tuple(
-        name for name, other in SCHEMAS.items() if all(makes(other, label) for label in TISSUES)
+        name for name, other in SCHEMAS.items() if all(makes(other, label) for label in seen)
     )
 
 
@@ -200,19 +278,15 @@ def _described(
 ) -> str:
     parts = []
     for label, tissue in zip(TISSUES, permutation, strict=True):
-        if label == tissue:
-            continue
-        uptake = [item.uptake[label - 1] for item in evidence if item.uptake[label - 1] is not None]
         contact = [x.contact[label - 1] for x in evidence if x.contact[label - 1] is not None]
-        seen = (
-            f", with {np.median(contact):.0%} of its surface on the tumour's outer border and "
-            f"T1ce - T1 of {np.median(uptake):+.1f}"
-            if contact
-            else ""
-        )
-        integers = _joined(_integers(schema, label))
-        parts.append(f"{integers} ({LABELS[label]}) that looks like {LABELS[tissue]}{seen}")
-    return "label " + ", label ".join(parts)
+        uptake = [x.uptake[label - 1] for x in evidence if x.uptake[label - 1] is not None]
+        if label != tissue and contact:
+            parts.append(
+                f"label {_joined(_integers(schema, label))} ({LABELS[label]}) that looks like "
+                f"{LABELS[tissue]} ({np.median(contact):.0%} of its surface is outer border, "
+                f"T1ce - T1 {np.median(uptake):+.1f})"
+            )
+    return " and ".join(parts)
 
 
 def _advice(permutation: tuple[int, ...], schema: LabelSchema, candidates: tuple[str, ...]) -> str:
@@ -223,7 +297,7 @@ def _advice(permutation: tuple[int, ...], schema: LabelSchema, candidates: tuple
         for source, label in schema.to_internal.items()
     }
     return (
-        f"No known schema reads them so: find out who wrote these masks, then declare a "
+        "No known schema reads them so: look whether modalities are exchanged, or else declare a "
         f"LabelSchema with to_internal={mapping}."
     )
 

@@ -9,10 +9,11 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TypedDict
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage as ndi
 
 from bratskit.labels import MODALITIES
 
@@ -43,20 +44,19 @@ _LOOKS = {
     # the ventricles of the same cases; FLAIR spread doubled, as a cavity's fluid holds protein
     "fluid": {"flair": (-2.0, 1.0), "t1ce": (-1.5, 0.5), "t2": (3.3, 1.1)},
 }
+# Background that touches NCR where ET is not labelled: in the same cases with ET taken away, and as
+# they are (where ET may leave a gap of 20 faces and more).
+_BESIDE = {
+    "ET": {"uptake": (1.6, 1.0), "flair": (2.5, 1.2)},
+    "brain": {"uptake": (0.2, 0.4), "flair": (0.6, 0.8)},
+}
 _TAILS = 4  # degrees of freedom of Student's t: one odd feature cannot rule a case
 _FEW_VOXELS = 20  # below this the median of a label is noise
-_SAMPLE = 4096  # voxels looked at per label: the median of more moves by under 0.02
-_GRID = 150_000  # voxels, brain and background, that stand for the whole grid
+_SAMPLE = 4096  # voxels looked at per label: all of them would move a median by under 0.06
+_GRID = 330_000  # voxels, brain and background, that stand for the whole grid
 
 
-class _Look(TypedDict):
-    """What one label shows, in quartile ranges of the brain outside the tumour, and its contact."""
-
-    flair: float
-    t1ce: float
-    t2: float
-    uptake: float
-    contact: float
+_Look = dict[str, float]  # medians of a label in quartile ranges of the brain, and its contact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,8 @@ class Evidence:
         fits: Log-likelihood of each reading of `PERMUTATIONS`, up to a constant; higher is better.
         fluid: By how much ET looks more like fluid than like any tissue, in log-likelihood; None
             without ET.
+        hidden: By how much the background beside NCR looks more like ET than like brain, in
+            log-likelihood; None where there is ET, or no NCR that touches background.
         uptake: T1ce - T1 of the labels read as NCR, ED, ET, in quartile ranges of the brain; None
             for a label that is absent or tiny.
         contact: Share of each label's surface that faces the outside of the whole tumour, 0 to 1.
@@ -76,6 +78,7 @@ class Evidence:
     case: str
     fits: tuple[float, ...]
     fluid: float | None = None
+    hidden: float | None = None
     uptake: tuple[float | None, ...] = (None, None, None)
     contact: tuple[float | None, ...] = (None, None, None)
 
@@ -86,8 +89,7 @@ class Evidence:
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Evidence":
         """Read evidence back from what `to_dict` gave, through JSON or not."""
-        lists = {key: tuple(values[key]) for key in ("fits", "uptake", "contact")}
-        return cls(case=values["case"], fluid=values["fluid"], **lists)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def read_evidence(
@@ -120,52 +122,75 @@ def read_evidence(
             f"{labels.shape}. Load both with load_scan."
         )
         raise ValueError(msg)
-    looks = _look_at(image, labels)
+    head = _head_of(image, labels)
+    looks = {} if head is None else _look_at(head)
     if len(looks) < 2 and ET not in looks:
         return None
     return Evidence(
         case=case_id,
         fits=_fits(looks),
         fluid=_fluid(looks[ET]) if ET in looks else None,
+        hidden=None if ET in looks else _hidden(head),
         uptake=tuple(looks[t]["uptake"] if t in looks else None for t in TISSUES),
         contact=tuple(looks[t]["contact"] if t in looks else None for t in TISSUES),
     )
 
 
-def _look_at(image: Sequence[NDArray], labels: NDArray[np.uint8]) -> dict[int, _Look]:
+class _Head(NamedTuple):
+    """The tumour's box and a voxel around it, with what is normal for the brain outside.
+
+    Attributes:
+        labels: Internal labels of the box, `(i, j, k)`.
+        image: Each modality in the box.
+        scales: Median and quartile range of each modality over the brain outside the tumour.
+    """
+
+    labels: NDArray[np.uint8]
+    image: list[NDArray]
+    scales: list[tuple[float, float]]
+
+
+def _head_of(image: Sequence[NDArray], labels: NDArray[np.uint8]) -> _Head | None:
     box = _box_of(labels)
-    if box is None:
-        return {}
-    scales = _brain_scales(image, labels)
+    scales = None if box is None else _brain_scales(image, labels)
     if scales is None:
-        return {}
-    inside = np.ascontiguousarray(labels[box])
-    contacts = _contacts(inside)
+        return None
+    return _Head(np.ascontiguousarray(labels[box]), [channel[box] for channel in image], scales)
+
+
+def _look_at(head: _Head) -> dict[int, _Look]:
+    contacts = _contacts(head.labels)
     looks = {}
     for label in TISSUES:
-        where = np.flatnonzero(inside == label)
-        if where.size < _FEW_VOXELS:
-            continue
-        where = np.unravel_index(where[:: max(1, where.size // _SAMPLE)], inside.shape)
-        sample = {
-            name: (channel[box][where] - middle) / spread
-            for name, channel, (middle, spread) in zip(MODALITIES, image, scales, strict=True)
-        }
-        sample["uptake"] = sample["t1ce"] - sample["t1"]
-        looks[label] = {name: float(np.median(values)) for name, values in sample.items()}
-        looks[label]["contact"] = contacts[label]
+        seen = _medians(head, np.flatnonzero(head.labels == label))
+        if seen is not None:
+            looks[label] = seen | {"contact": float(contacts[label])}
     return looks
 
 
+def _medians(head: _Head, where: NDArray[np.intp]) -> dict[str, float] | None:
+    """Median of each modality and of T1ce - T1 over some voxels; None where they are too few."""
+    if where.size < _FEW_VOXELS:
+        return None
+    where = np.unravel_index(where[:: max(1, where.size // _SAMPLE)], head.labels.shape)
+    sample = {
+        name: (channel[where].astype(np.float32) - middle) / spread
+        for name, channel, (middle, spread) in zip(MODALITIES, head.image, head.scales, strict=True)
+    }
+    sample["uptake"] = sample["t1ce"] - sample["t1"]
+    medians = {name: float(np.median(values)) for name, values in sample.items()}
+    return medians if np.isfinite(list(medians.values())).all() else None
+
+
 def _box_of(labels: NDArray[np.uint8]) -> tuple[slice, ...] | None:
-    """Bound the tumour; None where there is none."""
+    """Bound the tumour with a voxel to spare; None where there is none."""
     box = []
     for axis in range(3):
         others = tuple(other for other in range(3) if other != axis)
         used = np.flatnonzero(labels.max(axis=others))
         if used.size == 0:
             return None
-        box.append(slice(int(used[0]), int(used[-1]) + 1))
+        box.append(slice(max(int(used[0]) - 1, 0), int(used[-1]) + 2))
     return tuple(box)
 
 
@@ -233,9 +258,25 @@ def _tie_core_with_oedema(fits: list[float], looks: Mapping[int, _Look]) -> None
             fits[a] = fits[b] = max(fits[a], fits[b])
 
 
-def _fluid(look: _Look) -> float:
-    scores = {
-        tissue: sum(_student(look[name], *constants) for name, constants in features.items())
-        for tissue, features in _LOOKS.items()
+def _scores(
+    look: _Look, kinds: Mapping[str, Mapping[str, tuple[float, float]]]
+) -> dict[str, float]:
+    return {
+        kind: sum(_student(look[name], *constants) for name, constants in features.items())
+        for kind, features in kinds.items()
     }
+
+
+def _fluid(look: _Look) -> float:
+    scores = _scores(look, _LOOKS)
     return scores.pop("fluid") - max(scores.values())
+
+
+def _hidden(head: _Head) -> float | None:
+    beside = ndi.binary_dilation(head.labels == NCR) & (head.labels == 0)
+    beside &= head.image[MODALITIES.index("t1ce")] != 0
+    look = _medians(head, np.flatnonzero(beside))
+    if look is None:
+        return None
+    scores = _scores(look, _BESIDE)
+    return scores["ET"] - scores["brain"]
