@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -121,6 +122,11 @@ def test_two_wrong_cases_among_ten_do_not_stop_a_cohort_but_are_named(rng):
     assert find_odd_cases(evidence) == {"stray0": (2, 1, 3), "stray1": (2, 1, 3)}
 
 
+def test_two_weak_cases_are_too_little_to_decide():
+    weak = [Evidence(case=str(i), fits=(0, 0, 3, 0, 0, 0)) for i in range(2)]
+    assert find_contradiction(weak, schema="brats2023-gli") is None
+
+
 def test_many_faint_hints_do_not_add_up_to_proof():
     faint = [Evidence(case=str(i), fits=(0, 0, 0.3, 0, 0, 0)) for i in range(1000)]
     assert find_contradiction(faint, schema="brats2023-gli") is None
@@ -162,6 +168,15 @@ def test_without_oedema_a_core_that_is_the_border_is_not_taken_for_oedema(rng):
     evidence = evidence_of(rng, n=8, without=[(1, 9), (2, 1), (9, 3)])
     assert max(item.contact[0] for item in evidence) > 0.6
     assert find_contradiction(evidence, schema="brats2024-ped") is None
+
+
+def test_contact_is_the_share_of_a_labels_faces_that_see_the_outside(rng):
+    image, labels = head(rng)
+    labels[:] = 0
+    labels[10:15, 10:15, 10:15], labels[15:20, 10:15, 10:15] = 1, 2  # two cubes, face to face
+    labels[12, 12, 12] = 3  # too small to be looked at, but its six faces count
+    contact = read_evidence("a", image, labels).contact
+    assert contact == (float(Fraction(125, 150 + 6)), float(Fraction(125, 150)), None)
 
 
 @pytest.mark.parametrize("wrong", [None, *WRONG[:2]], ids=str)

@@ -115,8 +115,12 @@ def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
             for cohorts in which few tumours enhance.
 
     Raises:
-        ValueError: A schema is contradicted; one line that names the reading that fits.
+        ValueError: A schema is contradicted; one line that names the reading that fits. Or `most`
+            is below 2, which decides nothing.
     """
+    if most < 2:
+        msg = f"most must be 2 or more; got {most}. One case alone proves nothing: try most=8."
+        raise ValueError(msg)
     schemas: dict[str, list[Case]] = {}
     for case in cases:
         if case.labels_path is not None:
