@@ -1,7 +1,6 @@
 """Look one case over before hours are spent on it, and say for each finding what would mend it."""
 
 from collections.abc import Iterator
-from itertools import chain
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +18,7 @@ __all__ = ["check_case", "check_look", "orientation_of"]
 
 QFORM_TOLERANCE_MM = 0.5  # quaternions and float32 round below that; a flip or a shift does not
 ONE_MM = (0.99, 1.01)  # what headers write for 1 mm
-PLAUSIBLE_MM = (0.2, 12.0)  # finest and coarsest voxel edge of a clinical head scan
+_SPOILING = ("slab", "misplaced", "not-stripped", "same-image")  # a mask is not judged by these
 _UNITS = {1: "metre", 3: "micrometre"}  # NIfTI-1 standard, xyzt_units & 7; 0 unknown, 2 mm
 
 
@@ -36,8 +35,10 @@ def check_case(case: Case) -> list[Finding]:
 
 def check_look(look: Look) -> list[Finding]:
     """Check a case that is open already."""
-    found = (look.findings, _check_headers(look), check_images(look), check_mask(look))
-    return join_findings(chain.from_iterable(found))
+    images = list(check_images(look))
+    doubtful = {finding.where for finding in images if finding.kind in _SPOILING}
+    mask = check_mask(look, doubtful=doubtful)
+    return join_findings([*look.findings, *_check_headers(look), *images, *mask])
 
 
 def orientation_of(volume: Volume) -> str:
@@ -106,7 +107,7 @@ def _check_spacing(look: Look) -> Iterator[Finding]:
     text = " x ".join(f"{length:.3g}" for length in spacing_mm)
     if all(ONE_MM[0] <= length <= ONE_MM[1] for length in spacing_mm):
         return
-    if min(spacing_mm) < PLAUSIBLE_MM[0] or max(spacing_mm) > PLAUSIBLE_MM[1]:
+    if not look.is_plausible:
         what = f"implausible spacing {text} mm: no head was scanned with such voxels"
         mend = "Repair the affine of the files: all distances and volumes come from it."
         yield _finding(look.case, "spacing", look.case.id, what, mend, "problem")

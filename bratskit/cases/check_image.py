@@ -20,7 +20,8 @@ SLAB_BARE_SHARE = 0.5  # of the brain in a slice that must be missing
 FILLED_SHARE = 0.9  # of the grid: a stripped head fills 0.2, so more means no background at all
 SATURATED_SHARE = 0.001  # of the brain at the largest integer: more was clipped, not rescaled
 PILED_SHARE = 0.003  # of the brain at any other largest value
-PILED_TIMES = 4  # as many voxels at the largest value as in the 5 % of the range below it
+PILED_TIMES = 4  # as many voxels at the largest value as just below it
+PILE_WIDTH = 0.01  # of the range: what "just below" means, or the next value where that is farther
 SAME_IMAGE = 0.999  # correlation above which two modalities are one image, rescaled perhaps
 SAME_BRAIN = 0.97  # Dice of two brain masks of one head, once it was put in its place
 INTEGER_LIMITS = (32767, 65535)  # largest int16 and uint16
@@ -93,7 +94,7 @@ def _check_range(look: Look, modality: Modality) -> Iterator[Finding]:
             f"saturated: {share:.1%} of the brain is at {high:g}",
             "Export it again without clipping.",
         )
-    elif high in INTEGER_LIMITS or _is_full_scale(modality, high):
+    elif modality.background == 0 and (high in INTEGER_LIMITS or _is_full_scale(modality, high)):
         yield _say(
             look,
             modality.where,
@@ -115,8 +116,9 @@ def _share_clipped(modality: Modality, high: float) -> float:
         return share if share > SATURATED_SHARE else 0.0
     if share <= PILED_SHARE:
         return 0.0
-    just_below = float(top) - 0.05 * (float(top) - float(inside.min()))
-    n_below = np.count_nonzero(inside > just_below) - n_top
+    step = float(top) - float(inside[inside < top].max())
+    width = max(step, PILE_WIDTH * (float(top) - float(inside.min())))
+    n_below = np.count_nonzero(inside >= float(top) - width) - n_top
     return share if n_top > PILED_TIMES * n_below else 0.0
 
 

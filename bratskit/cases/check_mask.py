@@ -1,6 +1,6 @@
 """Judge the mask of one case: its enhancing tumour and its place in the brain."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from bratskit.labels import LABELS
 __all__ = ["check_mask"]
 
 OUTSIDE_SHARE = 0.01  # of the tumour that may lie outside the brain; 0.0002 in real cases
+STRAY_SHARE = 0.1  # of the tumour in islands outside the brain: more is no slip of the brush
 TINY_ET_ML = 0.5  # where a few voxels decide the Dice; ET clean-up thresholds lie about here
 ET, ET_VOX = 3, 100  # enough enhancing voxels to compare T1 with T1ce
 
@@ -26,8 +27,13 @@ SURELY_BETTER_BY = 0.3  # z: and is a problem
 SWAPPED_BY = 0.5  # z by which ET is brighter on T1 than on T1ce; -0.02 at most in real cases
 
 
-def check_mask(look: Look) -> Iterator[Finding]:
-    """Check the enhancing tumour and the place of a mask; its integers were mapped before."""
+def check_mask(look: Look, *, doubtful: Collection[str] = ()) -> Iterator[Finding]:
+    """Check the enhancing tumour and the place of a mask; its integers were mapped before.
+
+    Args:
+        look: The case.
+        doubtful: Files that are no witness, or the case's id where all of them have a gap.
+    """
     labels = look.labels
     if labels is None:
         return
@@ -36,10 +42,13 @@ def check_mask(look: Look) -> Iterator[Finding]:
         yield _say(look, "empty-mask", "warning", what, mend)
         return
     yield from _check_et(look, labels)
-    if not look.modalities:
+    if not look.modalities or look.case.id in doubtful:
         return
-    yield from _check_place(look, labels) or _check_outside(look, labels)
-    yield from _check_contrast(look, labels[look.box])
+    witnesses = {name for name, item in look.modalities.items() if item.where not in doubtful}
+    misplaced = _check_place(look, labels) if "flair" in witnesses else []
+    yield from misplaced or _check_outside(look, labels)
+    if {"t1", "t1ce"} <= witnesses:
+        yield from _check_contrast(look, labels[look.box])
 
 
 def _say(look: Look, kind: str, severity: Severity, what: str, mend: str) -> Finding:
@@ -56,7 +65,7 @@ def _check_et(look: Look, labels: NDArray[np.uint8]) -> Iterator[Finding]:
         what = f"no enhancing tumour ({LABELS[ET]})"
         mend = "None needed: stratify the split by ET, and name the empty rule beside its Dice."
         yield _say(look, "no-et", "note", what, mend)
-    elif volume_ml < TINY_ET_ML:
+    elif volume_ml < TINY_ET_ML and look.is_plausible:
         what = f"tiny enhancing tumour: {n_et} voxels, {volume_ml:.2f} ml"
         mend = "None needed: read its ET Dice with care, a few voxels decide it."
         yield _say(look, "tiny-et", "note", what, mend)
@@ -64,20 +73,21 @@ def _check_et(look: Look, labels: NDArray[np.uint8]) -> Iterator[Finding]:
 
 def _check_outside(look: Look, labels: NDArray[np.uint8]) -> Iterator[Finding]:
     n_tumour = np.count_nonzero(labels)
-    n_inside = np.count_nonzero((labels[look.box] > 0) & look.shown)
-    if n_inside == n_tumour:
+    n_outside = n_tumour - np.count_nonzero((labels[look.box] > 0) & look.shown)
+    if n_outside == 0:
         return
-    share = 1 - n_inside / n_tumour
+    sizes = _stray_islands(look, labels)
+    n_stray = int(sizes.sum())
+    if n_stray:
+        what = f"{sizes.size} label island{'s' if sizes.size > 1 else ''} outside the brain, "
+        what += f"{n_stray} voxel{'s' if n_stray > 1 else ''} in all"
+        severity = "problem" if n_stray > STRAY_SHARE * n_tumour else "warning"
+        yield _say(look, "islands", severity, what, "Set them to 0: no tumour lies there.")
+    share = (n_outside - n_stray) / n_tumour
     if share > OUTSIDE_SHARE:
         what = f"{share:.0%} of the tumour lies outside the brain"
         mend = "Look at the overlay: the mask is flipped, shifted or another patient's."
         yield _say(look, "outside", "problem", what, mend)
-        return
-    sizes = _stray_islands(look, labels)
-    if sizes.size:
-        what = f"{sizes.size} label island{'s' if sizes.size > 1 else ''} outside the brain, "
-        what += f"{sizes.sum()} voxel{'s' if sizes.sum() > 1 else ''} in all"
-        yield _say(look, "islands", "warning", what, "Set them to 0: no tumour lies there.")
 
 
 def _stray_islands(look: Look, labels: NDArray[np.uint8]) -> NDArray[np.int64]:
@@ -107,12 +117,9 @@ class _Place:
 
 
 def _check_place(look: Look, labels: NDArray[np.uint8]) -> list[Finding]:
-    """Ask whether the mask would sit better on FLAIR (or T2) mirrored or moved."""
-    name = next((name for name in ("flair", "t2") if name in look.modalities), None)
-    if name is None:
-        return []
+    """Ask whether the mask would sit better on FLAIR, where all of a tumour is bright, moved."""
     cell = tuple(max(1, round(CELL_MM / length)) for length in look.spacing_mm)
-    scores, weight = _coarse_pair(look, name, labels, cell)
+    scores, weight = _coarse_pair(look, labels, cell)
     if not weight.any():
         return []
     given = _best_place(*_cropped(scores, weight))
@@ -129,19 +136,19 @@ def _check_place(look: Look, labels: NDArray[np.uint8]) -> list[Finding]:
     gain = place.best - given.here
     if gain <= BETTER_BY or not moved:
         return []
-    what = f"the mask is {' and '.join(moved)}: {name} is brighter there by {gain:.1f} sd"
+    what = f"the mask is {' and '.join(moved)}: FLAIR is brighter there by {gain:.1f} sd"
     mend = "Look at the overlay; take the mask's voxels and affine from one and the same file."
     severity = "problem" if gain > SURELY_BETTER_BY else "warning"
     return [_say(look, "mask-place", severity, what, mend)]
 
 
 def _coarse_pair(
-    look: Look, name: str, labels: NDArray[np.uint8], cell: tuple[int, ...]
+    look: Look, labels: NDArray[np.uint8], cell: tuple[int, ...]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Average z-scores of a modality (-1 off the brain: leaving it costs) and tumour in cells."""
+    """Average z-scores of FLAIR (-1 off the brain: leaving it costs) and tumour in cells."""
     steps = tuple(2 if size % 2 == 0 else 1 for size in cell)  # every other voxel is enough
     thin = tuple(slice(None, None, step) for step in steps)
-    stored, modality = look.volumes[name].data[thin], look.modalities[name]
+    stored, modality = look.volumes["flair"].data[thin], look.modalities["flair"]
     mean, std = modality.mean_std
     scores = np.clip((stored - np.float32(mean)) / np.float32(std), -3, 3, dtype=np.float32)
     scores[stored == modality.empty] = -1
@@ -191,8 +198,6 @@ def _fits_mirrored(scores: NDArray[np.float32], weight: NDArray[np.float32], her
 
 def _check_contrast(look: Look, labels: NDArray[np.uint8]) -> Iterator[Finding]:
     """Ask whether T1 and T1ce were swapped: contrast agent makes ET brighter, never darker."""
-    if not {"t1", "t1ce"} <= set(look.modalities):
-        return
     enhancing = labels == ET
     if np.count_nonzero(enhancing) < ET_VOX:
         return

@@ -18,6 +18,8 @@ from bratskit.labels import MODALITIES
 
 __all__ = ["Look", "Modality", "look_at", "open_volumes"]
 
+PLAUSIBLE_MM = (0.2, 12.0)  # finest and coarsest voxel edge of a clinical head scan
+
 _GZIP = b"\x1f\x8b"
 
 
@@ -90,6 +92,11 @@ class Look:
         """Voxel size along I, J, K in mm."""
         affine = next(iter(self.volumes.values())).affine
         return tuple(float(length) for length in np.linalg.norm(affine[:3, :3], axis=0))
+
+    @property
+    def is_plausible(self) -> bool:
+        """Whether a head may have been scanned with such voxels."""
+        return PLAUSIBLE_MM[0] <= min(self.spacing_mm) and max(self.spacing_mm) <= PLAUSIBLE_MM[1]
 
     @cached_property
     def shown(self) -> NDArray[np.bool_]:

@@ -264,7 +264,8 @@ def _usable_affine(header: nib.Nifti1Header, what: str) -> NDArray[np.float64]:
         affine = np.asarray(header.get_best_affine(), float)
     except (HeaderDataError, ValueError):
         affine = np.full((4, 4), np.nan)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+    edges_mm = np.prod(np.linalg.norm(affine[:3, :3], axis=0))
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) <= 1e-6 * edges_mm:
         msg = (
             f"{what} must have an affine that can be inverted; got {affine[:3].tolist()}. "
             "Copy qform and sform from another modality of the case."
