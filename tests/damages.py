@@ -329,6 +329,15 @@ def add_island(case, rng, size):
 
 def damages() -> Iterator[Damage]:
     """List more than a hundred ways to damage a case."""
+    yield from _in_each_modality()
+    yield from _in_files_and_grids()
+    yield from _in_values()
+    yield from _in_places()
+    yield from _in_masks_and_headers()
+
+
+def _in_each_modality() -> Iterator[Damage]:
+    """What can befall any modality."""
     for kind in MODALITIES:
         yield Damage(f"lose-{kind}", partial(lose, kind=kind), "missing", "problem", kind, (kind,))
         yield Damage(
@@ -412,6 +421,10 @@ def damages() -> Iterator[Damage]:
             "background is -1 instead of 0",
             (kind,),
         )
+
+
+def _in_files_and_grids() -> Iterator[Damage]:
+    """Broken files and grids that differ."""
     for kind in (*MODALITIES, "seg"):
         yield Damage(
             f"truncated-{kind}",
@@ -477,6 +490,10 @@ def damages() -> Iterator[Damage]:
             f"turned-{kind}", partial(turn_storage, kind=kind), "orientation", "note",
             f"{kind} RAS", ("",),
         )  # fmt: skip
+
+
+def _in_values() -> Iterator[Damage]:
+    """Copies, swaps and odd values."""
     for kind, other in (("t1ce", "t1"), ("flair", "t2"), ("t1", "flair")):
         where = tuple(sorted((kind, other), key=MODALITIES.index))
         copy, rescaled = partial(copy_over, other=other), partial(copy_rescaled, other=other)
@@ -513,6 +530,10 @@ def damages() -> Iterator[Damage]:
             partial(blank, kind=kind, axis=axis, where=place),
             "slab", "warning", f"slices from {'IJK'[axis]} = ", (kind,),
         )  # fmt: skip
+
+
+def _in_places() -> Iterator[Damage]:
+    """Gaps, mirrors and shifts."""
     for axis, letter in enumerate("IJK"):
         yield Damage(
             f"gap-in-all-{letter}", partial(blank, kind="all", axis=axis, where="inside"),
@@ -553,6 +574,10 @@ def damages() -> Iterator[Damage]:
         "skull-t1", partial(add_skull, kind="t1"), "not-stripped", "warning", "more than the brain",
         ("t1",),
     )  # fmt: skip
+
+
+def _in_masks_and_headers() -> Iterator[Damage]:
+    """Masks, and headers that lie."""
     for old, new in ((4, 3), (1, 7), (2, 255)):
         yield Damage(
             f"label-{new}", partial(relabel, old=old, new=new), "labels", "problem",

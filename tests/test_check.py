@@ -4,7 +4,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bratskit.cases import check_case, check_folder, find_cases, findings_table
+from bratskit.cases import check_case, check_folder, findings_table
+from bratskit.labels import MODALITIES
 
 SHAPE = (24, 28, 20)
 
@@ -166,11 +167,11 @@ def test_table_puts_the_worst_first_and_counts(case):
 
 @pytest.mark.slow
 def test_real_cases_show_the_quirks_their_readme_lists_and_no_others(real_cases):
-    findings = [finding for case in find_cases(real_cases) for finding in check_case(case)]
-    assert {(finding.case, finding.severity) for finding in findings} == {
-        ("BraTS2021_01476", "note"),
-        ("BraTS2021_01477", "note"),
-        ("BraTS2021_01480", "note"),
-        ("BraTS2021_01482", "note"),
-        ("Brats18_2013_20_1", "warning"),
+    rescaled = ", ".join(f"BraTS2021_01482_{name}.nii.gz" for name in MODALITIES)
+    assert {(one.case, one.kind, one.severity, one.where) for one in check_folder(real_cases)} == {
+        ("BraTS2021_01476", "tiny-et", "note", "BraTS2021_01476_seg.nii.gz"),
+        ("BraTS2021_01477", "no-et", "note", "BraTS2021_01477_seg.nii.gz"),
+        ("BraTS2021_01480", "no-et", "note", "BraTS2021_01480_seg.nii.gz"),
+        ("BraTS2021_01482", "rescaled", "note", rescaled),
+        ("Brats18_2013_20_1", "slab", "warning", "Brats18_2013_20_1_flair.nii.gz"),
     }

@@ -1,5 +1,6 @@
 """Keep what the data doctor found, one JSON line a case, so that a second look reads only news."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -107,34 +108,38 @@ class Journal:
     """
 
     def __init__(self, path: Path | str | None) -> None:
+        self._path = None if path is None else Path(path)
         self._rows: dict[str, Row] = {}
         self._file: IO[str] | None = None
-        if path is None:
-            return
-        path = Path(path)
+        self._is_cut = False
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            is_cut = self._read(path)
-            self._file = path.open("a", encoding="utf-8")
-            if is_cut:
-                self._file.write("\n")
+            text = "" if path is None else Path(path).read_text(encoding="utf-8", errors="replace")
+        except (FileNotFoundError, NotADirectoryError):
+            return
         except OSError as error:
-            self._give_up(error, path)
+            self._give_up(error)
+            return
+        self._rows = {row.key: row for row in _rows_in(text.splitlines())}
+        self._is_cut = bool(text) and not text.endswith("\n")
 
     def get(self, key: str) -> Row | None:
         """Return the row of a case whose files are as they were, or None."""
         return self._rows.get(key)
 
     def add(self, row: Row) -> None:
-        """Append a row, as one write, and hand it to the system before the next case."""
+        """Append a row and hand it to the system before the next case."""
         self._rows[row.key] = row
-        if self._file is None:
+        if self._path is None:
             return
         try:
-            self._file.write(row.to_json() + "\n")
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self._path.open("a", encoding="utf-8")
+            self._file.write("\n" * self._is_cut + row.to_json() + "\n")
             self._file.flush()
-        except OSError as error:  # a full disk
-            self._give_up(error, Path(self._file.name))
+            self._is_cut = False
+        except OSError as error:  # a read-only home, a full disk
+            self._give_up(error)
 
     def close(self) -> None:
         """Close the file; what was written stays."""
@@ -142,16 +147,11 @@ class Journal:
             self._file.close()
             self._file = None
 
-    def _read(self, path: Path) -> bool:
-        """Take the rows of an earlier run, and tell whether its last line was cut short."""
-        if not path.exists():
-            return False
-        text = path.read_text(encoding="utf-8", errors="replace")
-        self._rows = {row.key: row for row in _rows_in(text.splitlines())}
-        return bool(text) and not text.endswith("\n")
-
-    def _give_up(self, error: OSError, path: Path) -> None:
-        self._file = None
+    def _give_up(self, error: OSError) -> None:
+        path, self._path, file, self._file = self._path, None, self._file, None
+        if file is not None:
+            with contextlib.suppress(OSError):  # closing tries to write once more
+                file.close()
         msg = (
             f"journal must be writable; got {path} ({error.strerror}). Going on without: set "
             "BRATSKIT_CACHE to a folder that is, and an interrupted check can go on."

@@ -1,0 +1,64 @@
+"""Each of more than a hundred damages is named, with its file, and nothing else is said."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from damages import Damage, damages, with_paths_in
+
+from bratskit.cases import check_folder, find_cases, make_phantom, write_phantom
+
+SPACING_MM = (4.0, 4.0, 4.0)
+DAMAGES = list(damages())
+REAL = ("BraTS2021_00006", "Brats18_CBICA_ABM_1", "Brats18_TCIA02_135_1", "Brats18_2013_21_1")
+
+
+@pytest.fixture(scope="session")
+def coarse(tmp_path_factory):
+    """Return three phantoms of 60 x 60 x 39 voxels with all three tissues; read-only."""
+    folder = tmp_path_factory.mktemp("coarse")
+    return [write_phantom(make_phantom(seed, spacing_mm=SPACING_MM), folder) for seed in (0, 3, 4)]
+
+
+def damaged(damage: Damage, whole, tmp_path):
+    """Copy a case, damage the copy and return what the doctor says of it."""
+    shutil.copytree(Path(whole.labels_path).parent, tmp_path / whole.id)
+    case = with_paths_in(whole, tmp_path / whole.id)
+    for path in (tmp_path / whole.id).iterdir():
+        path.chmod(0o644)
+    damage.apply(case, np.random.default_rng(DAMAGES.index(damage)))
+    findings = check_folder(tmp_path)
+    return [one for one in findings if not one.what.startswith("spacing 4 x 4 x 4 mm")]
+
+
+def assert_named(damage: Damage, findings, case_id: str):
+    told = {one.kind: one for one in findings}
+    assert set(told) == {damage.kind}, [(one.where, one.what) for one in findings]
+    finding = told[damage.kind]
+    assert damage.says in finding.what
+    assert finding.severity == damage.severity
+    assert finding.mend
+    for kind in damage.where:
+        assert (f"_{kind}.nii" if kind else case_id) in finding.where
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+def test_each_damage_is_named_with_its_file_and_nothing_else(damage, coarse, tmp_path):
+    whole = coarse[DAMAGES.index(damage) % len(coarse)]
+    assert_named(damage, damaged(damage, whole, tmp_path), whole.id)
+
+
+def test_the_damages_are_more_than_a_hundred_of_more_than_25_kinds():
+    assert len({damage.name for damage in DAMAGES}) == len(DAMAGES) >= 100
+    assert len({getattr(damage.apply, "func", damage.apply) for damage in DAMAGES}) >= 25
+    assert len({damage.kind for damage in DAMAGES}) >= 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.name)
+def test_each_damage_is_named_in_a_copy_of_a_real_case(damage, real_cases, tmp_path):
+    name = REAL[DAMAGES.index(damage) % len(REAL)]
+    (whole,) = find_cases(real_cases / name)
+    assert_named(damage, damaged(damage, whole, tmp_path), name)
+    shutil.rmtree(tmp_path)
