@@ -148,16 +148,26 @@ def test_lesions_are_grouped_by_volume_and_a_limit_belongs_to_the_larger_class()
     assert math.isnan(larger[0].dice)
 
 
-def test_the_tables_show_grids_regions_sizes_and_voxels_out_of_reach():
+def test_the_table_shows_grids_regions_sizes_and_voxels_out_of_reach():
     both = ceiling(tumour(), np.copy, spacing_mm=MM, case="A", grid="as it is")
     both += ceiling(tumour(), crop(np.s_[17:]), spacing_mm=MM, case="A", grid="half <")
     text, page = str(both), both._repr_html_()
     lost = int((tumour()[:17] > 0).sum())
     line = next(line for line in text.splitlines() if line.startswith("half <") and "WT" in line)
-    assert line.endswith(f"{lost:,}")
+    assert line.endswith(f"  {lost:,}")
     assert "half&nbsp;&lt;" in page
     assert both.grids == ("as it is", "half <")
-    assert both.pick(grid="half <", region="ET").lost_voxels()["WT"] == 0
+    assert str(ceiling(np.zeros_like(tumour()), np.copy, spacing_mm=MM)) == "no ceilings"
+
+
+def test_means_leave_out_the_cases_that_do_not_have_the_region():
+    without_et = np.where(tumour() == 3, 1, tumour()).astype(np.uint8)
+    found = ceiling(tumour(), crop(np.s_[17:]), spacing_mm=MM, case="A")
+    found += ceiling(without_et, crop(np.s_[17:]), spacing_mm=MM, case="B")
+    whole, _, et = found.by_region()
+    assert (whole.n, et.region, et.n) == (2, "ET", 1)
+    assert et.dice == region_dice(found.pick(case="A"))["ET"] < 1
+    assert et.lost_vox == found.lost_voxels()["ET"]
 
 
 def test_picking_by_what_is_no_column_lists_the_columns():

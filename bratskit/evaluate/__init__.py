@@ -2,7 +2,8 @@
 
 from bratskit.evaluate.balls import ball_ceiling
 from bratskit.evaluate.baselines import fit_flair_threshold, predict_nothing, threshold_flair
-from bratskit.evaluate.ceiling import SIZES_ML, Ceilings, Lesion, SizeClass, ceiling
+from bratskit.evaluate.ceiling import ceiling
+from bratskit.evaluate.ceilings import SIZES_ML, Ceilings, Lesion, RegionMean, SizeClass
 from bratskit.evaluate.files import evaluate_paths, score_folder, score_pair
 from bratskit.evaluate.metrics import (
     BRATS_EMPTY_HD95_MM,
@@ -25,6 +26,7 @@ __all__ = [
     "EmptyMasks",
     "Estimate",
     "Lesion",
+    "RegionMean",
     "Score",
     "Scores",
     "SizeClass",

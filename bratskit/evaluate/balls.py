@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from bratskit.evaluate.ceiling import Ceilings, RoundTrip, ceiling
+from bratskit.evaluate.ceiling import RoundTrip, ceiling
+from bratskit.evaluate.ceilings import Ceilings
 from bratskit.evaluate.metrics import Triple
 
 __all__ = ["ball_ceiling"]

@@ -1,65 +1,74 @@
-"""Lay lesions by size out for a terminal and for a notebook; computes no score."""
+"""Lay ceilings out for a terminal and for a notebook; computes no score of its own."""
 
 import html
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bratskit.evaluate.ceiling import Ceilings, SizeClass
+    from bratskit.evaluate.ceilings import Ceilings, RegionMean, SizeClass
 
-__all__ = ["lesions_html", "lesions_text"]
+__all__ = ["ceilings_html", "ceilings_text"]
 
-TITLE = "Lesions by volume · mean Dice (lesions; of them gone)"
+LESIONS = "lesions by volume: mean Dice (number; of them gone)"
 
 
-def lesions_text(ceilings: "Ceilings") -> str:
-    """Lay out a line a grid and region, a column a class of volumes, and the voxels lost."""
-    heads, lines = _cells(ceilings)
-    if not lines:
-        return "no lesions"
-    table = [heads, *lines]
-    widths = [max(len(line[column]) for line in table) for column in range(len(heads))]
+def ceilings_text(ceilings: "Ceilings") -> str:
+    """Lay out a line a grid and region: means over cases, then over lesions of each size."""
+    table = _cells(ceilings)
+    if len(table) == 1:
+        return "no ceilings"
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     rows = (
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
     )
-    return "\n".join([TITLE, "", *rows])
+    return "\n".join([_title(ceilings), f"With {LESIONS}.", "", *rows])
 
 
-def lesions_html(ceilings: "Ceilings") -> str:
+def ceilings_html(ceilings: "Ceilings") -> str:
     """Lay the same out as one HTML table, without styles of its own and without scripts."""
-    heads, lines = _cells(ceilings)
+    heads, *lines = _cells(ceilings)
     if not lines:
-        return "<p>no lesions</p>"
-    top = "".join(f"<th>{_escape(cell)}</th>" for cell in heads)
+        return "<p>no ceilings</p>"
+    n_sizes = len(heads) - 5
     body = "".join(
-        "<tr>"
-        + "".join(f"<th>{_escape(cell)}</th>" for cell in line[:2])
-        + "".join(f"<td>{_escape(cell)}</td>" for cell in line[2:])
-        + "</tr>"
-        for line in lines
+        f"<tr>{_row('th', line[:2])}{_row('td', line[2:])}</tr>" for line in map(_escaped, lines)
     )
     return (
-        f"<table><caption>{TITLE}</caption><thead><tr>{top}</tr></thead>"
-        f"<tbody>{body}</tbody></table>"
+        f"<table><caption>{_title(ceilings)}</caption><thead>"
+        f'<tr><th colspan="4"></th><th colspan="{n_sizes}">{LESIONS}</th><th></th></tr>'
+        f"<tr>{_row('th', _escaped(heads))}</tr></thead><tbody>{body}</tbody></table>"
     )
 
 
-def _cells(ceilings: "Ceilings") -> tuple[list[str], list[list[str]]]:
+def _title(ceilings: "Ceilings") -> str:
+    n_cases = len(ceilings.scores.cases)
+    cases = f"{n_cases} case{'s' * (n_cases != 1)}"
+    return f"Truth there and back · means over the regions that {cases} have"
+
+
+def _cells(ceilings: "Ceilings") -> list[list[str]]:
+    """Write every cell; the first line is the heads."""
     classes = ceilings.by_size()
-    keys = list(dict.fromkeys((row.grid, row.region) for row in classes))
     spans = list(dict.fromkeys((row.from_ml, row.to_ml) for row in classes))
     cells = {(row.grid, row.region, row.from_ml): _write(row) for row in classes}
-    heads = ["grid", "region", *(_span(low, high) for low, high in spans), "voxels out of reach"]
-    return heads, [
-        [grid, region, *(cells[grid, region, low] for low, _ in spans), lost]
-        for grid, region in keys
-        for lost in [_lost(ceilings, grid=grid, region=region)]
+    sizes = [_span(low, high) for low, high in spans]
+    return [
+        ["grid", "region", "Dice", "HD95, mm", *sizes, "voxels out of reach"],
+        *(
+            [
+                *(mean.grid, mean.region, *_write_mean(mean)),
+                *(cells[mean.grid, mean.region, low] for low, _ in spans),
+                f"{mean.lost_vox:,}",
+            ]
+            for mean in ceilings.by_region()
+        ),
     ]
 
 
-def _lost(ceilings: "Ceilings", *, grid: str, region: str) -> str:
-    return f"{ceilings.pick(grid=grid, region=region).lost_voxels()[region]:,}"
+def _write_mean(mean: "RegionMean") -> tuple[str, str]:
+    return f"{mean.dice:.3f}", f"{mean.hd95_mm:.2f}"
 
 
 def _write(row: "SizeClass") -> str:
@@ -75,5 +84,9 @@ def _span(low: float, high: float) -> str:
     return f"≥ {low:g} ml" if math.isinf(high) else f"{low:g} to {high:g} ml"
 
 
-def _escape(text: str) -> str:
-    return html.escape(text).replace(" ", "&nbsp;")
+def _escaped(line: Sequence[str]) -> list[str]:
+    return [html.escape(cell).replace(" ", "&nbsp;") for cell in line]
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return "".join(f"<{tag}>{cell}</{tag}>" for cell in cells)

@@ -108,11 +108,7 @@ def _say_lost(ax: Axes, mine: Ceilings) -> None:
 
 
 def _mean_dice(mine: Ceilings) -> str:
-    means = []
-    for region in REGION_COLOURS:
-        dices = [row.dice for row in mine.scores.pick(kind="region", name=region) if row.truth_ml]
-        means += [f"{region} {np.mean(dices):.3f}"] if dices else []
-    return "mean Dice " + "  ".join(means)
+    return "mean Dice " + "  ".join(f"{row.region} {row.dice:.3f}" for row in mine.by_region())
 
 
 def _heading(ceilings: Ceilings) -> str:
