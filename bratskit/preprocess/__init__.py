@@ -1,6 +1,5 @@
 """Room 01: turn a native scan into the array a network sees, and remember the way back."""
 
-from bratskit.preprocess.ceiling import ceiling, lost_voxels
 from bratskit.preprocess.cohort import prepare_cohort
 from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.geometry import Geometry
@@ -23,10 +22,8 @@ __all__ = [
     "Resize",
     "brain_box",
     "brain_mask",
-    "ceiling",
     "list_prepared",
     "load_prepared",
-    "lost_voxels",
     "minmax",
     "open_prepared",
     "prepare_cohort",
