@@ -1,5 +1,6 @@
 """Walk arrays the way they lie in memory: files keep I innermost, RAS+ views run some axes back."""
 
+import numpy as np
 from numpy.typing import NDArray
 
 __all__ = ["Box", "extent", "forwards"]
@@ -33,10 +34,15 @@ def extent(array: NDArray) -> Box | None:
     """
     turn = forwards(array)
     ahead = array[turn]
-    over_k = ahead.any(axis=2)
-    if not over_k.any():
+    slow = int(np.argmax(ahead.strides))  # first over planes that lie whole in memory, then inside
+    rest = tuple(axis for axis in range(3) if axis != slow)
+    plane = ahead.any(axis=slow)
+    if not plane.any():
         return None
-    found = (over_k.any(axis=1), over_k.any(axis=0), ahead.any(axis=(0, 1)))
-    profiles = [profile[back] for profile, back in zip(found, turn, strict=True)]
-    first, second, third = ((int(p.argmax()), len(p) - int(p[::-1].argmax())) for p in profiles)
+    profiles = {slow: ahead.any(axis=rest), rest[0]: plane.any(axis=1), rest[1]: plane.any(axis=0)}
+    first, second, third = (_ends(profiles[axis][turn[axis]]) for axis in range(3))
     return first, second, third
+
+
+def _ends(profile: NDArray[np.bool_]) -> tuple[int, int]:
+    return int(profile.argmax()), len(profile) - int(profile[::-1].argmax())

@@ -74,12 +74,19 @@ def load_scan(case: Case, *, threads: int | None = None) -> Scan:
     )
 
 
-def read_case(case: Case, *, threads: int | None = None) -> tuple[list[Volume], Volume | None]:
+def read_case(
+    case: Case,
+    *,
+    threads: int | None = None,
+    take: Callable[[str, Volume], Volume] = lambda _, volume: volume,
+) -> tuple[list[Volume], Volume | None]:
     """Decode the files of a case, values as stored; a 4D file once for all its modalities.
 
     Args:
         case: Files of one patient.
         threads: Files decoded at once; None means one a core, at most one a file.
+        take: Called with name and volume of each modality as soon as it is decoded, on its thread;
+            what it returns is kept. `volume.forget()` makes room for the next file.
 
     Returns:
         The modalities in the order of `MODALITIES`, and the mask where the case has one, all on
@@ -90,15 +97,18 @@ def read_case(case: Case, *, threads: int | None = None) -> tuple[list[Volume], 
         ValueError: A modality is missing, a file is damaged or not 3D, or grids differ.
     """
     paths = _paths_of(case)
+
+    def read(path: Path, name: str | None) -> Volume:
+        volume = read_volume(path, case_id=case.id)
+        return take(name, volume) if name else volume
+
     with ThreadPoolExecutor(threads or _workers(len(paths))) as pool:
         if case.channels:
             image = pool.submit(_read_modalities, case)
-            rest = pool.map(
-                lambda path: read_volume(path, case_id=case.id), paths[len(MODALITIES) :]
-            )
-            volumes = [*image.result(), *rest]
+            rest = list(pool.map(read, paths[len(MODALITIES) :], [None]))
+            volumes = [*map(take, MODALITIES, image.result()), *rest]
         else:
-            volumes = list(pool.map(lambda path: read_volume(path, case_id=case.id), paths))
+            volumes = list(pool.map(read, paths, [*MODALITIES, None]))
     for volume in volumes[1:]:
         refuse_other_grid(volume, volumes[0], case_id=case.id)
     mask = volumes[len(MODALITIES)] if case.labels_path is not None else None

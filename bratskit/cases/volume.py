@@ -1,5 +1,6 @@
 """Decode one file into RAS+ views of its stored values, refusing what cannot be trusted."""
 
+import dataclasses
 import gzip
 import struct
 import zlib
@@ -57,6 +58,11 @@ class Volume:
     affine: NDArray[np.float64]
     header: nib.Nifti1Header = field(repr=False)
     disk_affine: NDArray[np.float64] = field(repr=False)
+
+    def forget(self) -> "Volume":
+        """Keep shape, type and header, and let go of the memory: all voxels read 0."""
+        nothing = np.zeros((), self.data.dtype)
+        return dataclasses.replace(self, data=np.broadcast_to(nothing, self.data.shape))
 
     def write_values(self, out: NDArray[np.float32]) -> None:
         """Write the real values into an array `(I, J, K)`, each rounded once to float32."""

@@ -6,7 +6,9 @@ from numpy.typing import NDArray
 from bratskit.cases.case import Case
 from bratskit.cases.nifti import read_case, to_internal, write_finite
 from bratskit.cases.volume import Volume
-from bratskit.preprocess.prepare import prepare_channels
+from bratskit.labels import MODALITIES
+from bratskit.preprocess.prepare import prepare_measured
+from bratskit.preprocess.steps import Measured
 from bratskit.preprocess.store import Prepared
 from bratskit.settings import Recipe
 
@@ -33,10 +35,15 @@ def load_prepared(case: Case, recipe: Recipe, *, threads: int | None = None) -> 
             finite, not an integer label or unknown to the schema, or the scan holds no brain.
             Names case and file.
     """
-    modalities, mask = read_case(case, threads=threads)
-    channels = [_proportional(volume, case.id) for volume in modalities]
-    return prepare_channels(
-        channels,
+    channels: dict[str, Measured] = {}
+
+    def take(name: str, volume: Volume) -> Volume:
+        channels[name] = Measured.cut(_proportional(volume, case.id))
+        return volume.forget()
+
+    modalities, mask = read_case(case, threads=threads, take=take)
+    return prepare_measured(
+        [channels[name] for name in MODALITIES],
         None if mask is None else to_internal(mask, schema=case.schema, case_id=case.id),
         case_id=case.id,
         affine=modalities[0].affine,

@@ -30,7 +30,7 @@ from bratskit.preprocess.resample import (
     resample_nearest,
     resample_values,
 )
-from bratskit.preprocess.steps import brain_mask
+from bratskit.preprocess.steps import brain_box, brain_mask
 from bratskit.settings import GeometrySettings
 
 __all__ = ["Box", "Crop", "Geometry", "Interpolation", "Orient", "Resize"]
@@ -97,8 +97,25 @@ class Geometry:
         if affine is None:
             msg = "affine must be given beside a mask; got None. Pass affine=scan.affine."
             raise ValueError(msg)
+        return cls.around(brain_box(mask), mask.shape, affine=affine, settings=settings)
+
+    @classmethod
+    def around(
+        cls, brain: Box, shape: Triple, *, affine: ArrayLike, settings: GeometrySettings
+    ) -> "Geometry":
+        """Decide the steps where the brain box is known already, as `plan` does.
+
+        Args:
+            brain: First and past-the-last voxel of the brain along each axis.
+            shape: Shape of the scan.
+            affine: Its voxel to world matrix `(4, 4)`, mm.
+            settings: What is wanted.
+
+        Raises:
+            ValueError: The centre crop misses the brain.
+        """
         matrix = np.asarray(affine, dtype=np.float64)
-        return cls._simple(mask.shape, matrix, plan_steps(mask, matrix, settings))
+        return cls._simple(shape, matrix, plan_steps(shape, brain, matrix, settings))
 
     @classmethod
     def orient(cls, shape: Triple, affine: ArrayLike) -> "Geometry":

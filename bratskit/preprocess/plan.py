@@ -4,22 +4,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.preprocess.grid import Box, Crop, Resize, Step, Triple, whole_box
-from bratskit.preprocess.steps import brain_box
 from bratskit.settings import GeometrySettings
 
 __all__ = ["plan_steps", "spacing_of"]
 
 
 def plan_steps(
-    mask: NDArray[np.bool_], affine: NDArray[np.float64], settings: GeometrySettings
+    shape: Triple, brain: Box, affine: NDArray[np.float64], settings: GeometrySettings
 ) -> tuple[Step, ...]:
     """Cut the region, resample it at most once, cut or pad its middle.
 
+    Args:
+        shape: Shape of the scan.
+        brain: Box of the brain in it; without one there is nothing to prepare on any grid.
+        affine: Voxel to world `(4, 4)`, mm.
+        settings: What is wanted.
+
     Raises:
-        ValueError: The mask holds no brain, or the middle misses it.
+        ValueError: The middle misses the brain.
     """
-    shape = mask.shape
-    brain = brain_box(mask)  # without one there is nothing to prepare on any grid
     region = Crop(brain if settings.region == "brain" else whole_box(shape))
     resize = _plan_resize(region.shape_after(shape), spacing_of(affine), settings)
     if settings.crop_vox is None:

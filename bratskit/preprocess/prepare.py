@@ -9,17 +9,17 @@ from numpy.typing import ArrayLike, NDArray
 
 from bratskit.cases.case import Scan
 from bratskit.labels import MODALITIES
-from bratskit.preprocess.geometry import Crop, Geometry
-from bratskit.preprocess.steps import NORMALISE, brain_box, brain_mask
+from bratskit.preprocess.geometry import Box, Geometry
+from bratskit.preprocess.steps import NORMALISE, Measured, union_box
 from bratskit.preprocess.store import Prepared
 from bratskit.preprocess.tumour import count_lost
 from bratskit.settings import Recipe
 
-__all__ = ["allowed_cores", "prepare_channels", "prepare_scan"]
+__all__ = ["allowed_cores", "prepare_measured", "prepare_scan"]
 
 
 def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
-    """Prepare a scan in memory; `prepare_channels` says how.
+    """Prepare a scan in memory; `prepare_measured` says how.
 
     Args:
         scan: The scan, native grid.
@@ -29,13 +29,17 @@ def prepare_scan(scan: Scan, recipe: Recipe) -> Prepared:
     Raises:
         ValueError: The scan holds no brain.
     """
-    return prepare_channels(
-        scan.image, scan.labels, case_id=scan.id, affine=scan.affine, recipe=recipe
+    return prepare_measured(
+        [Measured.cut(channel) for channel in scan.image],
+        scan.labels,
+        case_id=scan.id,
+        affine=scan.affine,
+        recipe=recipe,
     )
 
 
-def prepare_channels(
-    channels: Sequence[NDArray],
+def prepare_measured(
+    channels: Sequence[Measured],
     labels: NDArray[np.uint8] | None,
     *,
     case_id: str,
@@ -50,8 +54,8 @@ def prepare_channels(
     normalised on measured voxels before the resample; the image is masked again after it.
 
     Args:
-        channels: One array `(I, J, K)` a modality in the order of `MODALITIES`, of any real type
-            and memory order, in any unit whose zero means that nothing was measured.
+        channels: Each modality in the order of `MODALITIES`, in any unit whose zero means that
+            nothing was measured.
         labels: Internal labels `(I, J, K)`, or None.
         case_id: Name of the case.
         affine: Voxel to world `(4, 4)`, mm.
@@ -61,17 +65,18 @@ def prepare_channels(
     Raises:
         ValueError: No channel has a voxel other than zero, or a centre crop misses them all.
     """
-    native_mask = brain_mask(channels)
     try:
-        geometry = Geometry.plan(native_mask, recipe.geometry, affine=affine)
+        brain = union_box(channels)  # all of it, so that no crop moves the statistics
+        geometry = Geometry.around(
+            brain, channels[0].shape, affine=affine, settings=recipe.geometry
+        )
     except ValueError as error:
         msg = f"{case_id}: {error}"
         raise ValueError(msg) from error
-    brain = Crop(brain_box(native_mask))  # all of it, so that no crop moves the statistics
-    inner = geometry.after_crop(brain.box)
-    mask = inner.apply_mask(brain.cut(native_mask))
-    boxes = [brain.cut(channels[MODALITIES.index(name)]) for name in recipe.modalities]
-    image = inner.apply_image(_normalise(boxes, recipe, threads))
+    inner = geometry.after_crop(brain)
+    mask = inner.apply_mask(_mask(channels, brain))
+    seen = [channels[MODALITIES.index(name)] for name in recipe.modalities]
+    image = inner.apply_image(_normalise(seen, brain, recipe.normalise, threads))
     if geometry.is_resampling:
         np.copyto(image, 0, where=~mask)
     return Prepared(
@@ -92,15 +97,26 @@ def allowed_cores() -> int:
     return os.cpu_count() or 1
 
 
+def _mask(channels: Sequence[Measured], brain: Box) -> NDArray[np.bool_]:
+    mask = np.zeros([stop - start for start, stop in brain], dtype=np.bool_)
+    for channel in channels:
+        mask[channel.place_in(brain)] |= channel.values != 0
+    return mask
+
+
 def _normalise(
-    boxes: Sequence[NDArray], recipe: Recipe, threads: int | None
+    channels: Sequence[Measured], brain: Box, how: str, threads: int | None
 ) -> NDArray[np.float32]:
     """Normalise each modality on a thread of its own, straight into the image."""
-    image = np.empty((len(boxes), *boxes[0].shape), dtype=np.float32)
+    shape = [stop - start for start, stop in brain]
+    image = np.empty((len(channels), *shape), dtype=np.float32)
 
-    def write(box: NDArray, out: NDArray[np.float32]) -> None:
-        NORMALISE[recipe.normalise]([box], out=out[None])
+    def write(channel: Measured, out: NDArray[np.float32]) -> None:
+        part = out[channel.place_in(brain)]
+        if part.shape != out.shape:
+            out[...] = 0
+        NORMALISE[how]([channel.values], out=part[None])
 
-    with ThreadPoolExecutor(threads or min(len(boxes), allowed_cores())) as pool:
-        list(pool.map(write, boxes, image))
+    with ThreadPoolExecutor(threads or min(len(channels), allowed_cores())) as pool:
+        list(pool.map(write, channels, image))
     return image

@@ -1,6 +1,7 @@
 """Find the brain and normalise intensities inside it; grids and files are not its job."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -8,7 +9,15 @@ from numpy.typing import NDArray
 
 from bratskit.cases.memory import Box, extent, forwards
 
-__all__ = ["NORMALISE", "brain_box", "brain_mask", "minmax", "zscore"]
+__all__ = [
+    "NORMALISE",
+    "Measured",
+    "brain_box",
+    "brain_mask",
+    "minmax",
+    "union_box",
+    "zscore",
+]
 
 
 def brain_mask(image: NDArray | Sequence[NDArray]) -> NDArray[np.bool_]:
@@ -30,6 +39,48 @@ def brain_mask(image: NDArray | Sequence[NDArray]) -> NDArray[np.bool_]:
     return mask[turn]
 
 
+@dataclass(frozen=True)
+class Measured:
+    """One modality, cut to the voxels other than zero: all that normalising needs of it.
+
+    Attributes:
+        values: Intensities `(i, j, k)` of the box, K innermost in memory.
+        box: Where they lie in the scan; None where all of it is zero.
+        shape: Shape `(I, J, K)` of the scan.
+    """
+
+    values: NDArray
+    box: Box | None
+    shape: tuple[int, ...]
+
+    @classmethod
+    def cut(cls, channel: NDArray) -> "Measured":
+        """Cut an array `(I, J, K)` of any real type and memory order, copying the least."""
+        box = extent(channel)
+        part = channel[_slices(box or ((0, 0),) * 3)]
+        return cls(_k_innermost(part), box, channel.shape)
+
+    def place_in(self, box: Box) -> tuple[slice, ...]:
+        """Name the part of a larger box that the values fill."""
+        corner = [start for start, _ in box]
+        own = self.box or ((start, start) for start in corner)
+        return tuple(slice(a - c, b - c) for (a, b), c in zip(own, corner, strict=True))
+
+
+def union_box(channels: Sequence[Measured]) -> Box:
+    """Find the smallest box that holds all that any modality measured.
+
+    Raises:
+        ValueError: None measured anything.
+    """
+    boxes = [channel.box for channel in channels if channel.box]
+    if not boxes:
+        return _some(None)
+    axes = zip(*boxes, strict=True)
+    first, second, third = ((min(a for a, _ in x), max(b for _, b in x)) for x in axes)
+    return first, second, third
+
+
 def brain_box(mask: NDArray[np.bool_]) -> Box:
     """Find the smallest box that holds every True voxel.
 
@@ -48,14 +99,7 @@ def brain_box(mask: NDArray[np.bool_]) -> Box:
         >>> brain_box(mask)
         ((1, 4), (2, 3), (6, 7))
     """
-    box = extent(mask)
-    if box is None:
-        msg = (
-            "image must hold a brain, voxels other than zero; got zeros only. "
-            "Check that the right files were read, for example with `bratskit check`."
-        )
-        raise ValueError(msg)
-    return box
+    return _some(extent(mask))
 
 
 def zscore(
@@ -144,6 +188,20 @@ def minmax(
 
 
 NORMALISE = {"zscore": zscore, "minmax": minmax}  # by the name that a recipe calls it
+
+
+def _some(box: Box | None) -> Box:
+    if box is None:
+        msg = (
+            "image must hold a brain, voxels other than zero; got zeros only. "
+            "Check that the right files were read, for example with `bratskit check`."
+        )
+        raise ValueError(msg)
+    return box
+
+
+def _slices(box: Box) -> tuple[slice, ...]:
+    return tuple(slice(start, stop) for start, stop in box)
 
 
 def _like(image: NDArray | Sequence[NDArray]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ import zlib
 import numpy as np
 from numpy.typing import NDArray
 
+from bratskit.cases.memory import extent
 from bratskit.labels import LABELS
 from bratskit.preprocess.geometry import Crop, Geometry
 
@@ -39,8 +40,11 @@ def foreground_index(
 
 def count_lost(labels: NDArray[np.uint8], geometry: Geometry) -> dict[str, int]:
     """Count the tumour voxels of a native mask that the prepared grid does not reach, by label."""
+    tumour = extent(labels) or ((0, 0),) * 3
+    both = zip(tumour, geometry.kept, strict=True)
+    reached = tuple((max(low, first), min(high, last)) for (low, high), (first, last) in both)
     before, after = (
-        np.bincount(array.ravel(), minlength=len(LABELS))
-        for array in (labels, Crop(geometry.kept).cut(labels))
+        np.bincount(Crop(box).cut(labels).ravel(), minlength=len(LABELS))
+        for box in (tumour, reached)
     )
     return {name: int(before[v] - after[v]) for v, name in LABELS.items() if v}
