@@ -18,6 +18,7 @@ from bratskit.preprocess.grid import (
     Resize,
     Step,
     Triple,
+    check_shape,
     simplify,
     step_from_dict,
     whole_box,
@@ -103,17 +104,7 @@ class Geometry:
     def around(
         cls, brain: Box, shape: Triple, *, affine: ArrayLike, settings: GeometrySettings
     ) -> "Geometry":
-        """Decide the steps where the brain box is known already, as `plan` does.
-
-        Args:
-            brain: First and past-the-last voxel of the brain along each axis.
-            shape: Shape of the scan.
-            affine: Its voxel to world matrix `(4, 4)`, mm.
-            settings: What is wanted.
-
-        Raises:
-            ValueError: The centre crop misses the brain.
-        """
+        """Decide the steps, as `plan` does, where the brain box in a grid of `shape` is known."""
         matrix = np.asarray(affine, dtype=np.float64)
         return cls._simple(shape, matrix, plan_steps(shape, brain, matrix, settings))
 
@@ -198,7 +189,7 @@ class Geometry:
 
     def crop(self, array: NDArray) -> NDArray:
         """View `box` in an array whose last three axes are the native grid."""
-        _check_shape(array, self.native_shape, "native_shape")
+        check_shape(array, self.native_shape, "native_shape")
         return Crop(self.box).cut(array)
 
     def apply_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -248,7 +239,7 @@ class Geometry:
         Returns:
             Labels `(I, J, K)` uint8; ties go to the smaller label, outside the box is 0.
         """
-        _check_shape(probs, self.shape, "shape")
+        check_shape(probs, self.shape, "shape")
         labels = np.zeros(self.native_shape, dtype=np.uint8)
         self.crop(labels)[...] = largest(
             (label, self._to_box(channel, resample_values, outside=float(label == 0)))
@@ -258,7 +249,7 @@ class Geometry:
 
     def invert_labels(self, labels: NDArray, *, how: Interpolation = "linear") -> NDArray[np.uint8]:
         """Bring labels `(i, j, k)` back to the native grid `(I, J, K)`; outside the box is 0."""
-        _check_shape(labels, self.shape, "shape")
+        check_shape(labels, self.shape, "shape")
         native = np.zeros(self.native_shape, dtype=np.uint8)
         self.crop(native)[...] = self._to_box(np.asarray(labels, np.uint8), _RESAMPLE_LABELS[how])
         return native
@@ -333,13 +324,13 @@ class Geometry:
         return list(zip(self.steps, self.shapes[:-1], strict=True))
 
     def _apply(self, array: NDArray, resample: Resample) -> NDArray:
-        _check_shape(array, self.native_shape, "native_shape")
+        check_shape(array, self.native_shape, "native_shape")
         for step in self.steps:
             array = step.apply(array, resample)
         return np.ascontiguousarray(array)
 
     def _invert(self, image: NDArray, *, outside: list[float]) -> NDArray[np.float32]:
-        _check_shape(image, self.shape, "shape")
+        check_shape(image, self.shape, "shape")
         native = np.empty((len(image), *self.native_shape), dtype=np.float32)
         for channel, into, value in zip(image, native, outside, strict=True):
             into[...] = value
@@ -355,12 +346,3 @@ class Geometry:
     @cached_property
     def _within_box(self) -> "Geometry":
         return self.after_crop(self.box)
-
-
-def _check_shape(array: NDArray, shape: Triple, name: str) -> None:
-    if tuple(array.shape[-3:]) != shape:
-        msg = (
-            f"array must end in {name} {shape}; got {tuple(array.shape)}. "
-            "Use the geometry that was planned for this very scan."
-        )
-        raise ValueError(msg)

@@ -19,6 +19,7 @@ __all__ = [
     "Resize",
     "Step",
     "Triple",
+    "check_shape",
     "simplify",
     "step_from_dict",
     "whole_box",
@@ -291,3 +292,13 @@ def _box(ends: Iterable[Iterable[int]]) -> Box:
 def _triple(values: Iterable[int]) -> Triple:
     first, second, third = (int(value) for value in values)
     return first, second, third
+
+
+def check_shape(array: NDArray, shape: Triple, name: str) -> None:
+    """Refuse an array whose last three axes are not the grid of that name."""
+    if tuple(array.shape[-3:]) != shape:
+        msg = (
+            f"array must end in {name} {shape}; got {tuple(array.shape)}. "
+            "Use the geometry that was planned for this very scan."
+        )
+        raise ValueError(msg)
