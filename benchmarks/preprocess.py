@@ -15,8 +15,8 @@ What a peer does otherwise, and is therefore not ours to the last digit:
 * MONAI: labels by nearest neighbour; the resized image is not masked again.
 * TorchIO: an unbiased deviation (N - 1); its resize goes through SimpleITK; labels by nearest
   neighbour. "+ Resample(1)" is the pipeline of its tutorials, idle on data that is 1 mm already.
-* nnU-Net: holes in the brain count as brain, one mask for all modalities; read and normalise are its
-  own functions, without the foreground sampling of its `run_case` (which `--write` includes).
+* nnU-Net: holes in the brain count as brain, one mask for all modalities; read and normalise are
+  its own functions, without the foreground sampling of its `run_case` (which `--write` includes).
 * nibabel + scipy: the dozen lines that most notebooks have; labels by nearest neighbour.
 """
 
@@ -308,9 +308,9 @@ def set_threads(threads: int) -> None:
 
     torch.set_num_threads(threads)
     if importlib.util.find_spec("SimpleITK"):
-        import SimpleITK as sitk
+        import SimpleITK
 
-        sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+        SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
 
 
 def measure_times(given: argparse.Namespace) -> dict[str, tuple[float, float]]:
