@@ -1,5 +1,6 @@
 """Count disk space before it is used, and choose the form of a store that fits into it."""
 
+import errno
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = [
     "choose_form",
     "estimate_bytes",
     "find_space",
+    "refuse_full_disk",
     "require_free_space",
 ]
 
@@ -31,6 +33,7 @@ FORMS = ("fast", "compact")  # the first that fits is taken
 # fast: float16; uint8 and bool. compact: mean and a margin, measured by benchmarks/store.py.
 BYTES_A_VOXEL = {"fast": (2.0, 2.0), "compact": (0.43, 0.03)}
 BRAIN_BOX_ML = 3750  # the largest of thirty BraTS cases; they are 2471 to 3750
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WORK_SHARE, WORK_BYTES = 0.1, 2e9  # left free for checkpoints, predictions and figures of a run
 
 
@@ -137,11 +140,23 @@ def require_free_space(folder: Path, needed_bytes: float, *, what: str) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < needed_bytes:
-        msg = (
-            f"{folder} must have {_size(needed_bytes)} free for {what}; got {_size(free)}. "
-            "Free some space or choose a folder on another disk."
-        )
-        raise FullDiskError(msg)
+        raise FullDiskError(_full(folder, needed_bytes, what, _size(free)))
+
+
+def refuse_full_disk(error: OSError, folder: Path, needed_bytes: float, *, what: str) -> None:
+    """Raise `FullDiskError` where an error says that a disk, or a quota, ran full."""
+    # NumPy reports a short write in words only: "4000000 requested and 199872 written".
+    if error.errno in FULL or (error.errno is None and "written" in str(error)):
+        free = shutil.disk_usage(folder).free
+        got = f"{_size(free)} and the error {error.strerror or error}"
+        raise FullDiskError(_full(folder, needed_bytes, what, got)) from error
+
+
+def _full(folder: Path, needed_bytes: float, what: str, got: str) -> str:
+    return (
+        f"{folder} must have {_size(needed_bytes)} free for {what}; got {got}. "
+        "Free some space or choose a folder on another disk."
+    )
 
 
 def _estimate_voxels(case: Case, settings: GeometrySettings) -> tuple[float, float]:

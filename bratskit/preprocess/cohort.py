@@ -1,7 +1,6 @@
 """Prepare a cohort into a store: side by side, within a budget, going on where it was stopped."""
 
 import dataclasses
-import errno
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,7 +35,6 @@ from bratskit.settings import Recipe
 __all__ = ["prepare_cohort"]
 
 MOST_LISTED = 10  # failures spelled out in one message
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 Receipt = Mapping[str, object]
 
 
@@ -142,7 +140,7 @@ def _prepare_all(
             for future in finished:
                 if error := future.exception():
                     failures[futures[future].id] = error
-                if _is_full(error):
+                if isinstance(error, FullDiskError):
                     break
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -160,21 +158,17 @@ def _prepare_case(case: Case, folder: Path, recipe: Recipe, form: Form) -> None:
     save_prepared(prepared, folder, form=form, settings=_settings(case, recipe))
 
 
-def _is_full(error: BaseException | None) -> bool:
-    return isinstance(error, FullDiskError) or getattr(error, "errno", None) in FULL
-
-
 def _refuse_full_disk(
     futures: Mapping[Future, Case], failures: Mapping[str, Exception], folder: Path, form: Form
 ) -> None:
-    full = next((item for item in failures.items() if _is_full(item[1])), None)
+    full = next((item for item in failures.items() if isinstance(item[1], FullDiskError)), None)
     if full is None:
         return
     made = sum(not future.cancelled() and future.exception() is None for future in futures)
-    then = " or start again with the compact form" if form == "fast" else ""
+    then = ", or take the compact form, which needs a seventh," if form == "fast" else ""
     msg = (
-        f"{folder} ran full: {_line(*full).rstrip('.')}. {made} of {len(futures)} cases were made "
-        f"before and stay. Free some space{then}; the same command goes on from there."
+        f"{_line(*full)} {made} of {len(futures)} cases were made and stay: free some space{then} "
+        "and start again."
     )
     raise FullDiskError(msg)
 
@@ -190,6 +184,7 @@ def _settings(case: Case, recipe: Recipe) -> dict[str, object]:
         "format": FORMAT,
         "geometry": dataclasses.asdict(recipe.geometry),
         "modalities": recipe.modalities,
+        "channels": dict(case.channels),
         "normalise": recipe.normalise,
         "schema": case.schema.name,
         "sources": sources,

@@ -15,7 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 from bratskit.labels import MODALITIES
-from bratskit.preprocess.budget import FORMS, Form, bytes_a_voxel, require_free_space
+from bratskit.preprocess.budget import (
+    FORMS,
+    Form,
+    bytes_a_voxel,
+    refuse_full_disk,
+    require_free_space,
+)
 from bratskit.preprocess.compact import CompactArray, decode, encode, read_compact, write_compact
 from bratskit.preprocess.geometry import Geometry
 from bratskit.preprocess.tumour import foreground_index
@@ -69,9 +75,9 @@ class Prepared:
         return {} if self.labels is None else foreground_index(self.labels, case_id=self.id)
 
     def cut(self, part: tuple[slice, ...]) -> tuple[NDArray, NDArray | None]:
-        """Return image and labels of one part of the grid, reading no more than that."""
-        labels = None if self.labels is None else self.labels[part]
-        return self.image[(slice(None), *part)], labels
+        """Copy one part of the grid, image float32 and labels, reading no more than that."""
+        labels = None if self.labels is None else np.array(self.labels[part])
+        return _to_float32(self.image[(slice(None), *part)]), labels
 
 
 class _Stored(Prepared):
@@ -99,8 +105,9 @@ class _Stored(Prepared):
     def image(self) -> "NDArray[np.float16] | CompactArray":
         if not self._is_compact:
             return self._map("image")
+        levels = self._levels
         with self._whole("image.b2nd") as path:
-            return CompactArray(path, self._levels)
+            return CompactArray(path, levels)
 
     @property
     def labels(self) -> NDArray[np.uint8] | None:
@@ -121,8 +128,9 @@ class _Stored(Prepared):
     def cut(self, part: tuple[slice, ...]) -> tuple[NDArray, NDArray | None]:
         if not self._is_compact:
             return super().cut(part)
+        levels = self._levels
         with self._whole("image.b2nd") as path:
-            image = decode(read_compact(path, (slice(None), *part)), self._levels)
+            image = decode(read_compact(path, (slice(None), *part)), levels)
         return image, self._one_byte("labels", part) if self._has_labels else None
 
     @cached_property
@@ -201,6 +209,9 @@ def save_prepared(
         if place.exists():
             place.rename(old)  # one step: half of it must never be listed
         partial.rename(place)
+    except OSError as error:
+        refuse_full_disk(error, folder, needed, what=prepared.id)
+        raise
     finally:
         sweep(folder, prepared.id)
     return place
@@ -286,8 +297,8 @@ def read_patch(
         return nothing, None if unlabelled else np.zeros(size_vox, dtype=np.uint8)
     image, labels = prepared.cut(tuple(source))
     return (
-        _pad(_to_float32(image), tuple(target), size_vox),
-        None if labels is None else _pad(np.array(labels), tuple(target), size_vox),
+        _pad(image, tuple(target), size_vox),
+        None if labels is None else _pad(labels, tuple(target), size_vox),
     )
 
 
