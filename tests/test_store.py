@@ -189,7 +189,7 @@ def test_a_kill_leaves_no_case_that_lists(tmp_path, monkeypatch, form):
     def die(*_args, **_kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bratskit.preprocess.store._write_receipt", die)
+    monkeypatch.setattr("bratskit.preprocess.store.write_receipt", die)
     with pytest.raises(KeyboardInterrupt):
         save_prepared(make_prepared(), tmp_path, form=form)
     assert list_prepared(tmp_path) == []

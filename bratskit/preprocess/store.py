@@ -1,6 +1,5 @@
 """Keep prepared cases on disk, one folder a case, and read them back patch by patch."""
 
-import json
 import shutil
 import zipfile
 import zlib
@@ -24,8 +23,8 @@ from bratskit.preprocess.budget import (
 )
 from bratskit.preprocess.compact import CompactArray, decode, encode, read_compact, write_compact
 from bratskit.preprocess.geometry import Geometry
+from bratskit.preprocess.receipt import damaged, list_prepared, read_receipt, write_receipt
 from bratskit.preprocess.tumour import foreground_index
-from bratskit.runtime import made_by, write_atomically
 
 __all__ = [
     "FORMAT",
@@ -154,14 +153,7 @@ class _Stored(Prepared):
         try:
             yield path
         except DAMAGE as error:
-            raise _damaged(path) from error
-
-
-def _damaged(path: Path) -> ValueError:
-    return ValueError(
-        f"{path} must be a whole file of a prepared case; got a missing or damaged one. "
-        f"Delete {path.parent}, then `bratskit prepare DATA {path.parent.parent}` makes it again."
-    )
+            raise damaged(path) from error
 
 
 def save_prepared(
@@ -205,7 +197,7 @@ def save_prepared(
     partial.mkdir()
     try:
         _write_arrays(prepared, partial, form)
-        _write_receipt(prepared, partial, form, settings or {})
+        write_receipt(partial, _facts(prepared, form, settings or {}))
         if place.exists():
             place.rename(old)  # one step: half of it must never be listed
         partial.rename(place)
@@ -240,36 +232,6 @@ def open_prepared(folder: Path | str) -> Prepared:
         FileNotFoundError: No finished case is there; names the command that makes one.
     """
     return _Stored(Path(folder))
-
-
-def list_prepared(folder: Path | str) -> list[str]:
-    """Name the finished cases of a store, sorted; unfinished ones are not listed."""
-    return sorted(
-        path.parent.name
-        for path in Path(folder).glob("*/receipt.json")
-        if not path.parent.name.startswith(".")
-    )
-
-
-def read_receipt(folder: Path | str) -> dict[str, object]:
-    """Read what was written beside a stored case.
-
-    Raises:
-        FileNotFoundError: There is no receipt; names the command that makes one.
-        ValueError: It is damaged.
-    """
-    path = Path(folder) / "receipt.json"
-    if not path.is_file():
-        store = path.parent.parent
-        msg = (
-            f"folder must be a prepared case; got {path.parent} without receipt.json. "
-            f"Make it with `bratskit prepare DATA {store}`; it holds {list_prepared(store)[:5]}."
-        )
-        raise FileNotFoundError(msg)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise _damaged(path) from error
 
 
 def read_patch(
@@ -336,19 +298,13 @@ def _to_float32(image: NDArray[np.floating]) -> NDArray[np.float32]:
     return torch.from_numpy(np.array(image)).float().numpy()
 
 
-def _write_receipt(
-    prepared: Prepared, folder: Path, form: Form, settings: Mapping[str, object]
-) -> None:
-    receipt = {
+def _facts(prepared: Prepared, form: Form, settings: Mapping[str, object]) -> dict[str, object]:
+    return {
         "id": prepared.id,
         "has_labels": prepared.labels is not None,
         "modalities": prepared.modalities,
         "form": form,
-        "bytes": sum(path.stat().st_size for path in folder.iterdir()),  # without this page
         "lost_vox": dict(prepared.lost_vox),
         "geometry": prepared.geometry.to_dict(),
         "settings": settings,
-        "made_by": made_by(),
     }
-    text = json.dumps(receipt, indent=2) + "\n"
-    write_atomically(folder / "receipt.json", lambda path: path.write_text(text, encoding="utf-8"))
