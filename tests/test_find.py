@@ -201,7 +201,7 @@ def test_msd_edema_is_edema(task):
 
 @pytest.mark.parametrize("wrong", ["brats2017-2021", "brats2023-gli", "brats2024-ped"])
 def test_a_listing_that_contradicts_the_schema_names_the_one_that_fits(task, wrong):
-    msg = rf"labels of .*dataset\.json must agree with schema '{wrong}' .*schema='msd-task01'"
+    msg = rf"labels of .*dataset\.json must agree with schema '{wrong}' .*='msd-task01', or --ed"
     with pytest.raises(ValueError, match=msg):
         find_cases(task, schema=wrong)
     assert len(find_cases(task, schema=wrong, use_labels=False)) == 2  # to predict, no mask is read
@@ -210,7 +210,7 @@ def test_a_listing_that_contradicts_the_schema_names_the_one_that_fits(task, wro
 def test_a_listing_in_another_order_is_another_schema(task):
     labels = {"0": "background", "1": "necrotic core", "2": "oedema", "3": "Enhancing tumour"}
     write_listing(task, labels=labels)
-    with pytest.raises(ValueError, match="Declare schema='brats2023-gli'"):
+    with pytest.raises(ValueError, match="Declare it: schema='brats2023-gli'"):
         find_cases(task, schema="msd-task01")
     assert len(find_cases(task, schema="brats2023-gli")) == 2
 

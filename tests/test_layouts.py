@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from bratskit.cases.phantom import make_cohort, write_phantom
 from bratskit.labels import LABELS, SCHEMAS, get_schema
 from bratskit.predict import folder as predict_folder_module
 from bratskit.predict import predict_folder
+from bratskit.preprocess.cohort import _settings
 from bratskit.settings import get_recipe
 
 COARSE = (6.0, 7.0, 8.0)  # 40x34x19 voxels; three spacings, so that a swap of axes shows
@@ -249,3 +251,15 @@ def test_killed_while_an_msd_cohort_is_made_the_listing_names_whole_cases_only(t
 def test_an_edition_of_ones_own_is_laid_out_as_2017():
     own = get_schema("msd-task01").__class__(name="mine", to_internal={0: 0, 7: 3}, tissue={})
     assert file_of("a", "seg", layout_of(own)).as_posix() == "a/a_seg.nii.gz"
+
+
+def test_a_prepared_msd_case_is_made_again_when_image_mask_or_listing_changes(tmp_path):
+    words = {"spacing_mm": (10.0, 10.0, 10.0), "workers": 1, "edition": "msd-task01"}
+    (case,) = make_cohort(tmp_path, n_cases=1, **words)
+    settings = [_settings(case, get_recipe("smoke"))]
+    for path in (case.paths["t1"], case.labels_path):
+        os.utime(path, (1, 1))
+        settings.append(_settings(case, get_recipe("smoke")))
+    turned = dict(zip(case.channels, reversed(case.channels.values()), strict=True))
+    settings.append(_settings(replace(case, channels=turned), get_recipe("smoke")))
+    assert len({json.dumps(one) for one in settings}) == 4

@@ -14,7 +14,7 @@ from tasks import write_mha
 from bratskit.cases import load_labels, load_scan, volume, write_labels
 from bratskit.cases.mha import read_mha
 from bratskit.cases.mha import write_mha as write_own_mha
-from bratskit.cases.volume import read_channels, read_volume
+from bratskit.cases.volume import read_channels, read_grid, read_volume
 
 SHAPE = (7, 5, 6)
 
@@ -276,6 +276,16 @@ def test_a_truncated_metaimage_is_refused(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r"a\.mha of case x must .*opy or download"):
         read_volume(path, case_id="x")
+
+
+def test_shape_and_spacing_are_read_without_the_voxels(tmp_path, image_4d):
+    path = write_mha(tmp_path / "a.mha", np.zeros(SHAPE, np.int16))
+    assert read_grid(path) == (SHAPE, (1, 2, 3))
+    assert read_grid(image_4d[0]) == (SHAPE, (1, 2, 3))
+    for name in ("b.mha", "b.nii"):
+        (tmp_path / name).write_bytes(b"nothing" * 100)
+        with pytest.raises(ValueError, match=rf"{name} must be .*Copy or download"):
+            read_grid(tmp_path / name)
 
 
 def test_a_metaimage_that_is_gone_or_has_channels_or_two_axes_is_refused(tmp_path):

@@ -100,7 +100,11 @@ def refuse_other_tissues(listing: Listing, schema: LabelSchema) -> None:
         for name, other in SCHEMAS.items()
         if meant and dict(other.to_internal) == meant and not other.outside
     ]
-    todo = f"Declare schema={fitting[0]!r}." if fitting else "No schema known here fits it."
+    todo = (
+        f"Declare it: schema={fitting[0]!r}, or --edition {fitting[0]}."
+        if fitting
+        else "No schema known here fits it."
+    )
     declared = ", ".join(f"{value} {name}" for value, name in sorted(schema.tissue.items()))
     msg = (
         f"labels of {listing.path} must agree with schema {schema.name!r} ({declared}); got "

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["is_mha", "read_mha", "write_mha"]
+__all__ = ["is_mha", "read_mha", "read_mha_grid", "write_mha"]
 
 _FLIP_XY = np.diag([-1.0, -1.0, 1.0, 1.0])  # ITK's world points to left and posterior, NIfTI's away
 
@@ -55,6 +55,24 @@ def read_mha(
         raise ValueError(msg)
     affine = _affine_of(image)
     return values.T, _header_of(values.T, affine), affine
+
+
+def read_mha_grid(path: Path) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Read shape and spacing in mm from the header alone.
+
+    Raises:
+        ValueError: The header cannot be read.
+    """
+    import SimpleITK
+
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        msg = f"{path} must be a MetaImage; got {_reason(error)}. Copy or download it again."
+        raise ValueError(msg) from error
+    return reader.GetSize(), reader.GetSpacing()
 
 
 def write_mha(path: Path, stored: NDArray[np.generic], affine: NDArray[np.float64]) -> None:

@@ -13,7 +13,7 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from bratskit.cases.mha import is_mha, read_mha
+from bratskit.cases.mha import is_mha, read_mha, read_mha_grid
 
 try:
     from isal import isal_zlib as fast_zlib  # decodes gzip twice as fast
@@ -24,6 +24,7 @@ __all__ = [
     "Volume",
     "compress",
     "read_channels",
+    "read_grid",
     "read_volume",
     "refuse_other_grid",
     "to_disk_order",
@@ -139,6 +140,25 @@ def _read(path: Path, case_id: str, *, is_4d: bool) -> list[Volume]:
         )
         for channel in channels
     ]
+
+
+def read_grid(path: Path | str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Read shape `(I, J, K)` and spacing in mm, axes as on disk, from the header alone.
+
+    Raises:
+        OSError: The file cannot be opened.
+        ValueError: It has no header that can be read.
+    """
+    path = Path(path)
+    if is_mha(path):
+        shape, spacing_mm = read_mha_grid(path)
+        return shape[:3], spacing_mm[:3]
+    try:
+        header = nib.load(path).header
+    except nib.filebasedimages.ImageFileError as error:
+        msg = f"{path} must be a NIfTI file; got {error}. Copy or download it again."
+        raise ValueError(msg) from error
+    return header.get_data_shape()[:3], tuple(map(float, header.get_zooms()[:3]))
 
 
 def to_disk_order(

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import nibabel as nib
 import numpy as np
 
 from bratskit.cases.case import Case
+from bratskit.cases.volume import read_grid
 from bratskit.settings import GeometrySettings, Recipe
 
 __all__ = [
@@ -165,9 +165,8 @@ def _estimate_voxels(case: Case, settings: GeometrySettings) -> tuple[float, flo
     if fixed is not None:
         return float(np.prod(fixed)), float(np.prod(fixed))
     try:
-        header = nib.load(next(iter(case.paths.values()))).header
-        shape, zooms = header.get_data_shape()[:3], header.get_zooms()[:3]
-    except (OSError, ValueError, nib.filebasedimages.ImageFileError):  # reported in its turn
+        shape, zooms = read_grid(next(iter(case.paths.values())))
+    except (OSError, ValueError):  # reported in its turn
         return 0.0, 0.0
     grid_mm3 = float(np.prod(shape)) * float(np.prod(zooms))
     brain_mm3 = min(grid_mm3, 1000 * BRAIN_BOX_ML)

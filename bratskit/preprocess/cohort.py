@@ -177,9 +177,11 @@ def _settings(case: Case, recipe: Recipe) -> dict[str, object]:
     """Say what a stored case depends on, as JSON gives it back."""
     paths = [*case.paths.values(), *([case.labels_path] if case.labels_path else [])]
     sources = {}
-    for path in map(Path, paths):
+    for path in dict.fromkeys(map(Path, paths)):
         facts = path.stat()
-        sources[path.name] = {"bytes": facts.st_size, "modified_s": int(facts.st_mtime)}
+        # MSD's mask is called as its image is
+        name = f"{path.parent.name}/{path.name}" if path.name in sources else path.name
+        sources[name] = {"bytes": facts.st_size, "modified_s": int(facts.st_mtime)}
     settings = {
         "format": FORMAT,
         "geometry": dataclasses.asdict(recipe.geometry),
@@ -189,6 +191,8 @@ def _settings(case: Case, recipe: Recipe) -> dict[str, object]:
         "schema": case.schema.name,
         "sources": sources,
     }
+    if case.channels:
+        settings["channels"] = dict(case.channels)
     return json.loads(json.dumps(settings))
 
 
