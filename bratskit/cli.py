@@ -9,15 +9,13 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import bratskit
+from bratskit.jobs.folders import DEFAULT_RECIPE
 from bratskit.labels import SCHEMAS
 from bratskit.runtime import RunFolder
-from bratskit.settings import RECIPES, Recipe, get_recipe
-
-if TYPE_CHECKING:
-    from bratskit.cases import Split
+from bratskit.settings import RECIPES, get_recipe
 
 __all__ = ["main"]
 
@@ -144,67 +142,37 @@ def _prepare(options: argparse.Namespace) -> int:
     return 0
 
 
+def _split(options: argparse.Namespace) -> int:
+    from bratskit.jobs.folders import split_folders
+
+    drawn = split_folders(
+        options.dirs,
+        options.out,
+        schemas=options.edition or ["brats2017-2021"],
+        n_folds=options.folds,
+        seed=options.seed,
+    )
+    together = "; ".join(" = ".join(group) for group in drawn.same_patient)
+    _say(f"Split: {options.out}" + (f"; one patient each: {together}" if together else ""))
+    return 0
+
+
 def _train(options: argparse.Namespace) -> int:
-    from bratskit.cases import Split
-    from bratskit.preprocess import list_prepared
-    from bratskit.train import train
+    from bratskit.jobs.folders import train_prepared
 
     run = RunFolder(options.out)
-    recipe = _recipe_of(options, run)
-    ids = list_prepared(options.prepared)
-    if not ids:
-        msg = (
-            f"PREPARED must hold prepared cases; got {options.prepared}. "
-            f"Make them with `bratskit prepare DATA {options.prepared}`."
-        )
-        raise FileNotFoundError(msg)
-    if options.resume and not run.last.exists():
-        msg = f"RUN must have a last.pt to go on from; got {run.path}. Leave --resume out to begin."
-        raise FileNotFoundError(msg)
-    _refuse_other_grid(options.prepared / ids[0], recipe)
-    split = Split.load(run.split) if run.split.exists() else _draw_split(ids, seed=recipe.seed)
-    history = train(
+    recipe, history = train_prepared(
         options.prepared,
         run,
-        recipe=recipe,
-        split=split,
+        recipe_name=options.recipe,
+        manifest=options.split,
+        fold=options.fold,
         max_minutes=options.max_minutes,
-        resume=options.resume is not False,
+        resume=options.resume,
     )
     best = f"; best weights: {run.best}" if run.best.exists() else ""
     _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")
     return 0
-
-
-def _draw_split(ids: Sequence[str], *, seed: int) -> "Split":
-    """Draw the parts over the cohort's own cases; extra phantoms are for learning only."""
-    from bratskit.cases import make_split
-    from bratskit.jobs.begin import EXTRA
-
-    extra = [case_id for case_id in ids if case_id.startswith(f"{EXTRA}_")]
-    drawn = make_split([case_id for case_id in ids if case_id not in extra], seed=seed)
-    return dataclasses.replace(drawn, train=(*drawn.train, *extra))
-
-
-def _recipe_of(options: argparse.Namespace, run: RunFolder) -> Recipe:
-    """Take the recipe asked for, else the run's own, else the default."""
-    if options.recipe is None and run.settings.exists():
-        return Recipe.load(run.settings)
-    return get_recipe(options.recipe or DEFAULT_RECIPE)
-
-
-def _refuse_other_grid(prepared_case: Path, recipe: Recipe) -> None:
-    from bratskit.preprocess.store import read_receipt
-
-    made_with = read_receipt(prepared_case).get("settings", {}).get("geometry")
-    wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
-    if made_with is not None and made_with != wanted:
-        msg = (
-            f"PREPARED must be made with the geometry of recipe {recipe.name!r}, {wanted}; "
-            f"got {made_with}. Run `bratskit prepare DATA {prepared_case.parent} "
-            f"--recipe {recipe.name}` or train with the recipe it was prepared for."
-        )
-        raise ValueError(msg)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -256,7 +224,6 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-DEFAULT_RECIPE = "laptop"
 CONVENTIONS = {"brats": ("brats",), "nan-dropped": ("nan",), "all": ("brats", "nan")}
 
 
@@ -281,6 +248,10 @@ def _parser() -> argparse.ArgumentParser:
             "--edition", metavar="NAME", default="brats2017-2021", choices=SCHEMAS, help=text
         )
 
+    def editions(added: argparse.ArgumentParser) -> None:
+        text = "edition of the masks; again for each further DIR where they differ"
+        added.add_argument("--edition", metavar="NAME", action="append", choices=SCHEMAS, help=text)
+
     demo = command("demo", _demo, "Run notebooks 01-05 and show scores and report.")
     demo.add_argument("--data", metavar="DIR", type=Path, help="cases, or auto; else phantoms")
     demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of their masks")
@@ -295,13 +266,7 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument(
         "--journal", metavar="FILE", default="auto", help="where to go on; auto (cache) or none"
     )
-    check.add_argument(
-        "--edition",
-        metavar="NAME",
-        action="append",
-        choices=SCHEMAS,
-        help="edition of the masks; again for each further DIR where they differ",
-    )
+    editions(check)
 
     phantom = command("phantom", _phantom, "Make phantoms with exact truth.", "OUT")
     phantom.add_argument("--cases", metavar="N", type=int, required=True)
@@ -321,8 +286,17 @@ def _parser() -> argparse.ArgumentParser:
     recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")
     edition(prepare, "edition of the masks")
 
+    split = command("split", _split, "Draw cases into parts by patient, across editions.")
+    split.add_argument("dirs", metavar="DIR", type=Path, nargs="+")
+    split.add_argument("out", metavar="OUT.json", type=Path)
+    split.add_argument("--folds", metavar="K", type=int, help="K folds beside a test part")
+    split.add_argument("--seed", metavar="S", type=int, default=0)
+    editions(split)
+
     train = command("train", _train, "Train, going on where an earlier call stopped.", "PREPARED")
     train.add_argument("out", metavar="RUN", type=Path)
+    train.add_argument("--split", metavar="FILE", type=Path, help="from `bratskit split`")
+    train.add_argument("--fold", metavar="I", type=int, help="which of its folds, from 0")
     train.add_argument("--max-minutes", metavar="M", type=float, help="length of this session")
     train.add_argument(
         "--resume",

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,6 +46,13 @@ def run(capsys, *words):
     code = main([str(word) for word in words])
     said = capsys.readouterr()
     return code, said.out, said.err
+
+
+def copy_case(home, other):
+    """Copy a case under another name."""
+    other.mkdir(parents=True)
+    for path in home.iterdir():
+        shutil.copy(path, other / path.name.replace(home.name, other.name))
 
 
 def refused(capsys, *words):
@@ -131,6 +139,46 @@ def test_extra_phantoms_are_learned_from_and_never_scored(data, tmp_path, write_
     split = json.loads((tmp_path / "run" / "split.json").read_text())
     assert (code, split["train"][-8:]) == (0, extra)
     assert not {*split["validation"], *split["test"]} & {*extra}
+
+
+def test_a_fold_drawn_over_two_folders_is_trained_on(tmp_path, write_case, rng, capsys):
+    for number in range(5):
+        case = write_case(tmp_path / "one", f"Brats18_X_{number}_1")
+        texture = rng.normal(0, 40, (24, 28, 20))  # without it all of them look alike
+        for path in case.paths.values():
+            file = nib.load(path)
+            voxels = np.asarray(file.dataobj)
+            nib.save(nib.Nifti1Image(voxels + (voxels > 0) * texture, file.affine), path)
+    copy_case(tmp_path / "one" / "Brats18_X_2_1", tmp_path / "two" / "BraTS-GLI-00009-000")
+    manifest, prepared = tmp_path / "folds.json", tmp_path / "prepared"
+    words = ["split", tmp_path / "one", tmp_path / "two", manifest, "--folds", "2"]
+    code, out, _ = run(capsys, *words)
+    expected = f"Split: {manifest}; one patient each: BraTS-GLI-00009-000 = Brats18_X_2_1"
+    assert (code, out.splitlines()[-1]) == (0, expected)
+    run(capsys, "prepare", tmp_path / "one", prepared, "--recipe", "nano")
+    run(capsys, "prepare", tmp_path / "two", prepared, "--recipe", "nano")
+    begin = ["train", prepared, tmp_path / "run", "--recipe", "nano", "--split", manifest]
+    assert "fold must be 0 to 1" in refused(capsys, *begin)
+    code, out, _ = run(capsys, *begin, "--fold", "1")
+    assert (code, "2 of 2 epochs are done" in out) == (0, True)
+    kept = json.loads((tmp_path / "run" / "split.json").read_text())
+    assert kept["validation"] == json.loads(manifest.read_text())["folds"][1]
+    assert "Choose another RUN" in refused(capsys, *begin, "--fold", "0")
+
+
+def test_a_fold_without_its_manifest_is_refused(data, tmp_path, capsys):
+    run(capsys, "prepare", data, tmp_path / "prepared", "--recipe", "nano")
+    said = refused(
+        capsys, "train", tmp_path / "prepared", tmp_path / "run", "--recipe", "nano", "--fold", "1"
+    )
+    assert "Add --split FILE" in said
+
+
+def test_split_refuses_an_output_that_is_a_folder_and_a_case_in_two_folders(data, tmp_path, capsys):
+    assert "must be a .json file" in refused(capsys, "split", data, tmp_path)
+    said = refused(capsys, "split", data, data, tmp_path / "split.json")
+    assert "Leave out the folder that holds them a second time" in said
+    assert not (tmp_path / "split.json").exists()
 
 
 def test_resume_insists_on_a_checkpoint(data, tmp_path, capsys):

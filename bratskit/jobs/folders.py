@@ -1,0 +1,174 @@
+"""Split and train from folders alone, where no notebook has begun a run: what the shell needs."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bratskit.runtime import RunFolder
+from bratskit.settings import Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from bratskit.cases import Folds, Split
+
+__all__ = ["split_folders", "train_prepared"]
+
+DEFAULT_RECIPE = "laptop"
+
+
+def split_folders(
+    folders: Sequence[Path | str],
+    out: Path | str,
+    *,
+    schemas: Sequence[str] = ("brats2017-2021",),
+    n_folds: int | None = None,
+    seed: int = 0,
+) -> "Split | Folds":
+    """Draw the cases of some folders into one split or folds, and save the manifest.
+
+    Every scan is read once, to find a patient that is in two folders or editions.
+
+    Args:
+        folders: Cohorts; only read.
+        out: Manifest to write, `.json`.
+        schemas: Edition of the masks: one for all, or one a folder.
+        n_folds: Folds beside a test part; None draws one split.
+        seed: Decides the draw.
+
+    Raises:
+        ValueError: The schemas are neither one nor one a folder, a case id is in two folders, or
+            there are too few patients.
+    """
+    from bratskit.cases import find_cases, make_folds, make_split, read_facts, same_patients
+
+    if Path(out).suffix != ".json":
+        msg = f"OUT must be a .json file; got {out}. Try {Path(out) / 'split.json'}."
+        raise ValueError(msg)
+    if len(schemas) not in (1, len(folders)):
+        msg = (
+            f"schemas must be one, or one a folder ({len(folders)}); got {len(schemas)}. "
+            "Name one edition for all folders, or one for each of them in their order."
+        )
+        raise ValueError(msg)
+    schemas = list(schemas) * len(folders) if len(schemas) == 1 else schemas
+    cases = [
+        case
+        for folder, schema in zip(folders, schemas, strict=True)
+        for case in find_cases(folder, schema=schema)
+    ]
+    known = {"facts": read_facts(cases), "same_patient": same_patients(cases)}
+    if n_folds is None:
+        drawn = make_split(cases, seed=seed, **known)
+    else:
+        drawn = make_folds(cases, seed=seed, n_folds=n_folds, **known)
+    drawn.save(out)
+    return drawn
+
+
+def train_prepared(
+    prepared: Path,
+    run: RunFolder,
+    *,
+    recipe_name: str | None = None,
+    manifest: Path | None = None,
+    fold: int | None = None,
+    max_minutes: float | None = None,
+    resume: bool | None = None,
+) -> tuple[Recipe, Sequence[Mapping[str, object]]]:
+    """Train on a folder of prepared cases, going on where an earlier call stopped.
+
+    Args:
+        prepared: Folder of prepared cases.
+        run: Run folder, new or begun.
+        recipe_name: None takes the run's own recipe, or the default.
+        manifest: Split or folds to train by; None takes the run's own split, or draws one.
+        fold: Which of the manifest's folds.
+        max_minutes: Length of this session; None never ends.
+        resume: True insists on a checkpoint to go on from, False throws an earlier one away.
+
+    Returns:
+        The recipe, and the history of the run, one row an epoch.
+
+    Raises:
+        FileNotFoundError: There is no prepared case, no manifest, or no checkpoint to go on from.
+        ValueError: The cases were prepared for another grid, or the run was begun with another
+            recipe or split.
+    """
+    from bratskit.preprocess import list_prepared
+    from bratskit.train import train
+
+    recipe = _recipe_of(recipe_name, run)
+    ids = list_prepared(prepared)
+    if not ids:
+        msg = (
+            f"PREPARED must hold prepared cases; got {prepared}. "
+            f"Make them with `bratskit prepare DATA {prepared}`."
+        )
+        raise FileNotFoundError(msg)
+    if resume and not run.last.exists():
+        msg = f"RUN must have a last.pt to go on from; got {run.path}. Leave --resume out to begin."
+        raise FileNotFoundError(msg)
+    _refuse_other_grid(prepared / ids[0], recipe)
+    history = train(
+        prepared,
+        run,
+        recipe=recipe,
+        split=_split_of(run, ids, manifest, fold=fold, seed=recipe.seed),
+        max_minutes=max_minutes,
+        resume=resume is not False,
+    )
+    return recipe, history
+
+
+def _split_of(
+    run: RunFolder, ids: Sequence[str], manifest: Path | None, *, fold: int | None, seed: int
+) -> "Split":
+    """Take the split asked for, else the run's own, else draw one."""
+    from bratskit.cases import Split, load_split
+
+    if manifest is None and fold is not None:
+        msg = f"fold must come with the manifest of the folds; got {fold} alone. Add --split FILE."
+        raise ValueError(msg)
+    begun = Split.load(run.split) if run.split.exists() else None
+    if manifest is None:
+        return begun or _draw_split(ids, seed=seed)
+    asked = load_split(manifest, fold=fold)
+    if begun is not None and begun != asked:
+        msg = (
+            f"split must be the one that {run.path} was begun with; got another from {manifest}. "
+            "Choose another RUN, or leave --split out to go on."
+        )
+        raise ValueError(msg)
+    return asked
+
+
+def _draw_split(ids: Sequence[str], *, seed: int) -> "Split":
+    """Draw the parts over the cohort's own cases; extra phantoms are for learning only."""
+    from bratskit.cases import make_split
+    from bratskit.jobs.begin import EXTRA
+
+    extra = [case_id for case_id in ids if case_id.startswith(f"{EXTRA}_")]
+    drawn = make_split([case_id for case_id in ids if case_id not in extra], seed=seed)
+    return dataclasses.replace(drawn, train=(*drawn.train, *extra))
+
+
+def _recipe_of(name: str | None, run: RunFolder) -> Recipe:
+    """Take the recipe asked for, else the run's own, else the default."""
+    if name is None and run.settings.exists():
+        return Recipe.load(run.settings)
+    return get_recipe(name or DEFAULT_RECIPE)
+
+
+def _refuse_other_grid(prepared_case: Path, recipe: Recipe) -> None:
+    from bratskit.preprocess.store import read_receipt
+
+    made_with = read_receipt(prepared_case).get("settings", {}).get("geometry")
+    wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
+    if made_with is not None and made_with != wanted:
+        msg = (
+            f"PREPARED must be made with the geometry of recipe {recipe.name!r}, {wanted}; "
+            f"got {made_with}. Run `bratskit prepare DATA {prepared_case.parent} "
+            f"--recipe {recipe.name}` or train with the recipe it was prepared for."
+        )
+        raise ValueError(msg)
