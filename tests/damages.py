@@ -507,7 +507,11 @@ def _in_values() -> Iterator[Damage]:
         )  # fmt: skip
     yield Damage(
         "swap-t1-t1ce", partial(swap, kind="t1", other="t1ce"), "swapped", "warning",
-        "t1 and t1ce look swapped", ("seg",),
+        "t1 and t1ce look swapped", ("t1", "t1ce"),
+    )  # fmt: skip
+    yield Damage(
+        "swap-flair-t2", partial(swap, kind="flair", other="t2"), "swapped", "warning",
+        "flair and t2 look swapped", ("flair", "t2"),
     )  # fmt: skip
     yield Damage("4d-t2", partial(stack, kind="t2"), "damaged", "problem", "3D volume", ("t2",))
     yield Damage(

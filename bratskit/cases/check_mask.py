@@ -1,7 +1,7 @@
 """Judge the mask of one case: its enhancing tumour and its place in the brain."""
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,10 @@ CELL_MM = 4.0
 BRIGHT = 2  # ED and ET: a core of fluid may be darker on FLAIR than any brain, which is no fault
 BETTER_BY = 0.1  # z: a better place is told
 SURELY_BETTER_BY = 0.3  # z: and is a problem
+FLUID_SHARE = 0.03  # of the brain that is taken for fluid: the brightest of T2
+FLUID_SWAPPED_BY = (
+    0.25  # z by which FLAIR would have to be the brighter; -0.4 at most in real cases
+)
 SWAPPED_BY = 0.5  # z by which ET is brighter on T1 than on T1ce; -0.02 at most in real cases
 
 
@@ -46,8 +50,10 @@ def check_mask(look: Look, *, doubtful: Collection[str] = ()) -> Iterator[Findin
     if not look.modalities or look.case.id in doubtful:
         return
     witnesses = {name for name, item in look.modalities.items() if item.where not in doubtful}
-    misplaced = _check_place(look, labels) if "flair" in witnesses else []
-    yield from misplaced or _check_outside(look, labels)
+    swapped = _check_fluid(look, labels) if {"flair", "t2"} <= witnesses else []
+    place = _check_place(look, labels) if "flair" in witnesses and not swapped else []
+    yield from place or _check_outside(look, labels)
+    yield from swapped
     if {"t1", "t1ce"} <= witnesses:
         yield from _check_contrast(look, labels[look.box])
 
@@ -211,4 +217,29 @@ def _check_contrast(look: Look, labels: NDArray[np.uint8]) -> Iterator[Finding]:
         what = f"t1 and t1ce look swapped: ET is brighter on t1 ({brightness['t1']:+.1f} sd) "
         what += f"than on t1ce ({brightness['t1ce']:+.1f} sd)"
         mend = "Compare both pictures, and exchange their names if the vessels shine on t1."
-        yield _say(look, "swapped", "warning", what, mend)
+        where = f"{where_of(look.case, 't1')}, {where_of(look.case, 't1ce')}"
+        yield replace(_say(look, "swapped", "warning", what, mend), where=where)
+
+
+def _check_fluid(look: Look, labels: NDArray[np.uint8]) -> list[Finding]:
+    """Ask whether FLAIR and T2 were swapped: fluid is the brightest on T2, and dark on FLAIR."""
+    thin = tuple(slice(None, None, max(1, round(3 / length))) for length in look.spacing_mm)
+    inside = (look.modalities["flair"].shown & look.modalities["t2"].shown)[thin]
+    inside &= labels[look.box][thin] == 0
+    scores = []
+    for name in ("flair", "t2"):
+        mean, std = look.modalities[name].mean_std
+        scores.append((look.modalities[name].values[thin][inside] - mean) / std)
+    flair, t2 = scores
+    if flair.size * FLUID_SHARE < ET_VOX:
+        return []
+    flair_in_t2 = np.median(flair[t2 >= np.quantile(t2, 1 - FLUID_SHARE)])
+    t2_in_flair = np.median(t2[flair >= np.quantile(flair, 1 - FLUID_SHARE)])
+    if flair_in_t2 - t2_in_flair <= FLUID_SWAPPED_BY:
+        return []
+    what = (
+        f"flair and t2 look swapped: what is bright on flair is dark on t2 ({t2_in_flair:+.1f} sd)"
+    )
+    mend = "Compare both pictures, and exchange their names if the ventricles shine on flair."
+    where = f"{where_of(look.case, 'flair')}, {where_of(look.case, 't2')}"
+    return [replace(_say(look, "swapped", "warning", what, mend), where=where)]

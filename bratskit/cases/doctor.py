@@ -246,7 +246,8 @@ def _cores() -> int:
 
 
 def _folder_of(cases: Sequence[Case]) -> Path:
-    parents = [Path(path).absolute().parent for case in cases for path in case.paths.values()]
+    paths = [path for case in cases for path in (*case.paths.values(), case.labels_path) if path]
+    parents = [Path(path).absolute().parent for path in paths]
     return Path(os.path.commonpath(parents)) if parents else Path()
 
 
