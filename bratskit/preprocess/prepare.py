@@ -75,10 +75,13 @@ def prepare_measured(
         raise ValueError(msg) from error
     inner = geometry.after_crop(brain)
     mask = inner.apply_mask(_mask(channels, brain))
-    seen = [channels[MODALITIES.index(name)] for name in recipe.modalities]
-    image = inner.apply_image(_normalise(seen, brain, recipe.normalise, threads))
-    if geometry.is_resampling:
-        np.copyto(image, 0, where=~mask)
+    image = np.empty((len(recipe.modalities), *geometry.shape), dtype=np.float32)
+
+    def write(name: str, out: NDArray[np.float32]) -> None:
+        _write_channel(channels[MODALITIES.index(name)], recipe.normalise, inner, brain, mask, out)
+
+    with ThreadPoolExecutor(threads or min(len(image), allowed_cores())) as pool:
+        list(pool.map(write, recipe.modalities, image))
     return Prepared(
         id=case_id,
         image=image,
@@ -104,19 +107,21 @@ def _mask(channels: Sequence[Measured], brain: Box) -> NDArray[np.bool_]:
     return mask
 
 
-def _normalise(
-    channels: Sequence[Measured], brain: Box, how: str, threads: int | None
-) -> NDArray[np.float32]:
-    """Normalise each modality on a thread of its own, straight into the image."""
-    shape = [stop - start for start, stop in brain]
-    image = np.empty((len(channels), *shape), dtype=np.float32)
-
-    def write(channel: Measured, out: NDArray[np.float32]) -> None:
-        part = out[channel.place_in(brain)]
-        if part.shape != out.shape:
-            out[...] = 0
-        NORMALISE[how]([channel.values], out=part[None])
-
-    with ThreadPoolExecutor(threads or min(len(channels), allowed_cores())) as pool:
-        list(pool.map(write, channels, image))
-    return image
+def _write_channel(
+    channel: Measured,
+    how: str,
+    inner: Geometry,
+    brain: Box,
+    mask: NDArray[np.bool_],
+    out: NDArray[np.float32],
+) -> None:
+    """Normalise one modality, straight into the image where its grid is the brain box itself."""
+    box = np.empty(inner.native_shape, dtype=np.float32) if inner.steps else out
+    part = box[channel.place_in(brain)]
+    if part.shape != box.shape:
+        box[...] = 0
+    NORMALISE[how]([channel.values], out=part[None])
+    if inner.steps:
+        out[...] = inner.apply_image(box[None])[0]
+    if inner.is_resampling:
+        np.copyto(out, 0, where=~mask)
