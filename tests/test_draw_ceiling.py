@@ -49,9 +49,9 @@ def test_each_grid_has_a_panel_and_each_lesion_a_dot():
 
 def test_what_the_grid_cuts_off_is_said_and_marked():
     figure = draw_ceiling(both())
-    assert {"partly out of reach", "gone"} <= legend(figure)
+    assert {"partly cut off", "gone"} <= legend(figure)
     said = [text.get_text() for text in figure.axes[1].texts]
-    assert said == [f"{17 / 65:.1%} of the tumour is out of reach,\nin 1 case"]
+    assert said == [f"{17 / 65:.1%} of the tumour is cut off,\nin 1 case"]
     assert not figure.axes[0].texts
 
 

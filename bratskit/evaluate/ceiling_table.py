@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ceilings_html", "ceilings_text"]
 
-LESIONS = "lesions by volume: mean Dice (number; of them gone)"
+MEANING = "Columns in ml: lesions of that volume, mean Dice (number; of them gone)"
+LOST = "voxels cut off"
 
 
 def ceilings_text(ceilings: "Ceilings") -> str:
@@ -23,7 +24,7 @@ def ceilings_text(ceilings: "Ceilings") -> str:
         "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in table
     )
-    return "\n".join([_title(ceilings), f"With {LESIONS}.", "", *rows])
+    return "\n".join([_title(ceilings), f"{MEANING}.", "", *rows])
 
 
 def ceilings_html(ceilings: "Ceilings") -> str:
@@ -31,21 +32,20 @@ def ceilings_html(ceilings: "Ceilings") -> str:
     heads, *lines = _cells(ceilings)
     if not lines:
         return "<p>no ceilings</p>"
-    n_sizes = len(heads) - 5
     body = "".join(
-        f"<tr>{_row('th', line[:2])}{_row('td', line[2:])}</tr>" for line in map(_escaped, lines)
+        f"<tr>{_row('th', line[:2])}{_row('td', line[2:])}</tr>" for line in map(_unbroken, lines)
     )
+    top = _row("th", [html.escape(head) for head in heads])
     return (
-        f"<table><caption>{_title(ceilings)}</caption><thead>"
-        f'<tr><th colspan="4"></th><th colspan="{n_sizes}">{LESIONS}</th><th></th></tr>'
-        f"<tr>{_row('th', _escaped(heads))}</tr></thead><tbody>{body}</tbody></table>"
+        f"<table><caption>{_title(ceilings)}</caption>"
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table><p>{MEANING}.</p>"
     )
 
 
 def _title(ceilings: "Ceilings") -> str:
     n_cases = len(ceilings.scores.cases)
     cases = f"{n_cases} case{'s' * (n_cases != 1)}"
-    return f"Truth there and back · means over the regions that {cases} have"
+    return f"Truth there and back, {cases} · means over those that have the region"
 
 
 def _cells(ceilings: "Ceilings") -> list[list[str]]:
@@ -55,7 +55,7 @@ def _cells(ceilings: "Ceilings") -> list[list[str]]:
     cells = {(row.grid, row.region, row.from_ml): _write(row) for row in classes}
     sizes = [_span(low, high) for low, high in spans]
     return [
-        ["grid", "region", "Dice", "HD95, mm", *sizes, "voxels out of reach"],
+        ["grid", "region", "Dice", "HD95, mm", *sizes, LOST],
         *(
             [
                 *(mean.grid, mean.region, *_write_mean(mean)),
@@ -84,8 +84,9 @@ def _span(low: float, high: float) -> str:
     return f"≥ {low:g} ml" if math.isinf(high) else f"{low:g} to {high:g} ml"
 
 
-def _escaped(line: Sequence[str]) -> list[str]:
-    return [html.escape(cell).replace(" ", "&nbsp;") for cell in line]
+def _unbroken(line: Sequence[str]) -> list[str]:
+    """Escape cells, and keep each on one line but for what follows a semicolon."""
+    return [html.escape(cell).replace(" ", "&nbsp;").replace(";&nbsp;", "; ") for cell in line]
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ __all__ = ["draw_ceiling"]
 REGION_MARKS = {"WT": "o", "TC": "s", "ET": "^"}  # shape says what colour says
 BALL_GREY = "#666666"
 MOST_COLUMNS = 3
-LOST = "partly out of reach"
+LOST = "partly cut off"
 
 
 def draw_ceiling(ceilings: Ceilings, *, balls: Ceilings | None = None) -> Picture:
@@ -103,7 +103,7 @@ def _say_lost(ax: Axes, mine: Ceilings) -> None:
     if lost_vox:
         share = lost_vox / sum(lesion.volume_vox for lesion in tumours)
         cases = len({lesion.case for lesion in tumours if lesion.lost_vox})
-        said = f"{share:.1%} of the tumour is out of reach,\nin {cases} case{'s' * (cases != 1)}"
+        said = f"{share:.1%} of the tumour is cut off,\nin {cases} case{'s' * (cases != 1)}"
         ax.text(0.97, 0.06, said, transform=ax.transAxes, ha="right", fontsize=7.5, color=INK)
 
 
