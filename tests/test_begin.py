@@ -2,8 +2,10 @@
 
 import json
 
+import numpy as np
 import pytest
 
+from bratskit.cases import load_scan
 from bratskit.jobs import begin, begin_run
 from bratskit.jobs.begin import _split
 from bratskit.runtime import RunFolder
@@ -81,3 +83,25 @@ def test_a_manifest_of_other_cases_is_refused(real_like, tmp_path):
 def test_the_settings_of_the_run_are_a_recipe_that_loads(real_like, tmp_path):
     run = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
     assert Recipe.load(run.folder.settings) == run.recipe
+
+
+def test_the_edition_is_said_once_and_kept(write_case, tmp_path):
+    labels = np.zeros((24, 28, 20), np.uint8)
+    labels[8:14, 8:14, 8:12] = 4  # edema of a child; enhancing tumour until 2021
+    for number in range(4):
+        write_case(tmp_path / "ped", f"BraTS-PED-0000{number}-000", labels=labels)
+    words = {"data_dir": tmp_path / "ped", "recipe_name": "smoke", "is_prepared": False}
+    first = begin_run(tmp_path / "run", edition="brats2024-ped", **words)
+    again = begin_run(tmp_path / "run", **words)
+    assert first.edition == again.edition == "brats2024-ped"
+    assert np.unique(load_scan(next(iter(again.cases.values()))).labels).tolist() == [0, 2]
+    with pytest.raises(ValueError, match="edition must be 'brats2024-ped'"):
+        begin_run(tmp_path / "run", edition="brats2017-2021", **words)
+
+
+def test_a_run_begun_before_editions_were_kept_has_the_default(real_like, tmp_path):
+    words = {"data_dir": real_like, "recipe_name": "smoke", "is_prepared": False}
+    begin_run(tmp_path / "run", **words)
+    assert begin_run(tmp_path / "run", edition="brats2017-2021", **words).edition
+    with pytest.raises(ValueError, match="edition must be 'brats2017-2021'"):
+        begin_run(tmp_path / "run", edition="brats2023-gli", **words)

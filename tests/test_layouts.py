@@ -19,6 +19,7 @@ import SimpleITK
 from bratskit.cases import find_cases, load_labels, load_scan, make_phantom, write_labels
 from bratskit.cases.layouts import file_of, layout_of
 from bratskit.cases.phantom import make_cohort, write_phantom
+from bratskit.cases.write import list_cases, write_scan
 from bratskit.labels import LABELS, SCHEMAS, get_schema
 from bratskit.predict import folder as predict_folder_module
 from bratskit.predict import predict_folder
@@ -263,3 +264,33 @@ def test_a_prepared_msd_case_is_made_again_when_image_mask_or_listing_changes(tm
     turned = dict(zip(case.channels, reversed(case.channels.values()), strict=True))
     settings.append(_settings(replace(case, channels=turned), get_recipe("smoke")))
     assert len({json.dumps(one) for one in settings}) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("edition", ["brats2012-2015", "brats2024-ped", "msd-task01"])
+def test_a_real_patient_is_the_same_in_every_layout(real_cases, tmp_path, edition):
+    (case,) = find_cases(real_cases / "BraTS2021_00000")
+    scan = load_scan(case)
+    write_scan(scan, tmp_path, edition=get_schema(edition), facts={})
+    list_cases(tmp_path, get_schema(edition))
+    (found,) = find_cases(tmp_path, schema=edition, require_labels=True)
+    again = load_scan(found)
+    np.testing.assert_array_equal(again.image, scan.image)
+    np.testing.assert_array_equal(again.labels, scan.labels)
+    back = write_labels(again.labels, tmp_path / "back.nii.gz", like=scan)
+    np.testing.assert_array_equal(stored(back), stored(case.labels_path))
+    assert header_of(back) == header_of(case.labels_path)
+
+
+@pytest.mark.parametrize("edition", ["brats2012-2015", "brats2023-gli", "msd-task01"])
+def test_numbers_that_int16_does_not_have_are_refused_and_nothing_is_left(
+    phantom, tmp_path, edition
+):
+    image = phantom.scan.image.copy()
+    image[2, 3, 3, 3] += 0.5
+    with pytest.raises(ValueError, match=r"image of case pat7 .*got others in t1ce"):
+        write_scan(
+            replace(phantom.scan, image=image), tmp_path, edition=get_schema(edition), facts={}
+        )
+    with pytest.raises(ValueError, match="must hold at least one case"):
+        find_cases(tmp_path)

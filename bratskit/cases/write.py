@@ -9,6 +9,7 @@ from shutil import rmtree
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from bratskit.cases.case import Case, Scan
 from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, LISTING, write_listing
@@ -36,6 +37,9 @@ def write_scan(
         folder: The cohort's folder; exists.
         edition: Whose label integers, file names and file form to use.
         facts: Goes beside the case as `<case>_truth.json`.
+
+    Raises:
+        ValueError: A modality holds other numbers than int16 has.
     """
     layout = layout_of(edition)
     content = json.dumps(facts, indent=1)
@@ -90,12 +94,11 @@ def _write_folder(scan: Scan, folder: Path, edition: LabelSchema, facts: str) ->
         for channel, kind in enumerate(MODALITIES):
             path = unfinished / file_of(scan.id, kind, layout).relative_to(scan.id)
             path.parent.mkdir(exist_ok=True)
-            stored = to_disk_order(scan.image[channel].astype("<i2"), scan.disk_affine)
+            stored = _as_stored(scan, channel)
             if layout == "vsd":
                 write_mha(path, stored, scan.disk_affine)
             else:
-                image = nib.Nifti1Image(stored, scan.disk_affine, scan.header)
-                path.write_bytes(compress(image.to_bytes()))
+                path.write_bytes(_as_nifti(stored, scan))
         path = unfinished / file_of(scan.id, "seg", layout).relative_to(scan.id)
         write_labels(scan.labels, path, like=scan, edition=edition)
         (unfinished / f"{scan.id}_truth.json").write_text(facts, encoding="utf-8")
@@ -115,9 +118,25 @@ def _write_into_task(scan: Scan, folder: Path, edition: LabelSchema, facts: str)
     for home in (path.parent, image_path.parent):
         home.mkdir(exist_ok=True)
     write_atomically(path, lambda temporary: temporary.write_text(facts, encoding="utf-8"))
-    channels = [to_disk_order(one.astype("<i2"), scan.disk_affine) for one in scan.image]
-    image = nib.Nifti1Image(np.stack(channels, axis=-1), scan.disk_affine, scan.header)
-    content = compress(image.to_bytes())
+    channels = [_as_stored(scan, channel) for channel in range(len(MODALITIES))]
+    content = _as_nifti(np.stack(channels, axis=-1), scan)
     if not (folder / LISTING).exists():  # no moment at which images stand without one
         list_cases(folder, edition)
     write_atomically(image_path, lambda temporary: temporary.write_bytes(content))
+
+
+def _as_stored(scan: Scan, channel: int) -> NDArray[np.int16]:
+    whole = scan.image[channel].astype("<i2")
+    if not np.array_equal(whole, scan.image[channel]):
+        msg = (
+            f"image of case {scan.id} must hold whole numbers from -32768 to 32767; got others in "
+            f"{MODALITIES[channel]}. Round or rescale it first."
+        )
+        raise ValueError(msg)
+    return to_disk_order(whole, scan.disk_affine)
+
+
+def _as_nifti(stored: NDArray[np.int16], scan: Scan) -> bytes:
+    header = scan.header.copy()
+    header.set_data_dtype(stored.dtype)  # that of a mask would squeeze the image into 8 bits
+    return compress(nib.Nifti1Image(stored, scan.disk_affine, header).to_bytes())
