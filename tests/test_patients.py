@@ -4,9 +4,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bratskit.cases import find_cases
+from bratskit.cases import check_folders, find_cases, load_scan, patients
 from bratskit.cases.facts import CaseFacts, edition_of, read_facts
-from bratskit.cases.patients import group_patients, patient_of, same_patients
+from bratskit.cases.patients import (
+    group_patients,
+    patient_of,
+    read_fingerprints,
+    same_patients,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +70,29 @@ def test_one_patient_is_found_across_folders_and_editions(tmp_path, write_case, 
     copy_as(cases[1], tmp_path / "two", "BRATS_001", lambda voxels: (voxels * 3).astype(np.int32))
     copy_as(cases[2], tmp_path / "two", "BRATS_002", lambda voxels: voxels.astype(np.float32))
     both = [*cases, *find_cases(tmp_path / "two")]
-    assert same_patients(both, threads=2) == (
+    assert same_patients(both) == (
         ("BRATS_001", "Brats18_X_1_1"),
         ("BRATS_002", "Brats18_X_2_1"),
     )
+
+
+def test_fingerprints_that_the_doctor_has_taken_are_not_taken_again(
+    tmp_path, write_case, monkeypatch
+):
+    monkeypatch.setenv("BRATSKIT_CACHE", str(tmp_path / "cache"))
+    cases = [write_case(tmp_path / "data", f"BraTS2021_0000{n}") for n in range(2)]
+    fresh = read_fingerprints(cases)
+    check_folders([tmp_path / "data"], journal="auto")
+    loaded = []
+    monkeypatch.setattr(
+        patients, "load_scan", lambda case, **_: loaded.append(case.id) or load_scan(case)
+    )
+    known = read_fingerprints(cases, folders=[tmp_path / "data"], threads=1)
+    assert (known, loaded) == (fresh, [])
+    assert all(np.array_equal(a.look, b.look) for a, b in zip(known, fresh, strict=True))
+    write_case(tmp_path / "data", "BraTS2021_00001", shape=(20, 20, 20))
+    read_fingerprints(cases, folders=[tmp_path / "data"], threads=1)
+    assert loaded == ["BraTS2021_00001"]
 
 
 def test_facts_are_read_by_the_schema_of_the_case(tmp_path, write_case):

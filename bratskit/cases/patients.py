@@ -5,9 +5,11 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 from bratskit.cases.case import Case
 from bratskit.cases.duplicates import Fingerprint, find_duplicates, fingerprint
+from bratskit.cases.journal import Journal, journal_path, source_key
 from bratskit.cases.nifti import load_scan
 from bratskit.runtime import progress
 
@@ -79,35 +81,48 @@ def group_patients(
     return patients
 
 
-def read_fingerprints(cases: Sequence[Case], *, threads: int | None = None) -> list[Fingerprint]:
-    """Load every case and take its fingerprint, with progress.
+def read_fingerprints(
+    cases: Sequence[Case],
+    *,
+    folders: Iterable[Path | str] = (),
+    threads: int | None = None,
+) -> list[Fingerprint]:
+    """Take the fingerprint of every case, with progress.
 
     Args:
         cases: Cases of any folders and editions.
+        folders: Cohorts whose journals (`bratskit check` writes them) are asked first; a case that
+            is not in them, or whose files have changed since, is loaded, in about half a second.
         threads: Cases at once; None means one a core. Each takes 200 MB while it is worked on.
     """
-    found = _read(cases, threads or os.cpu_count() or 1)
-    return list(progress(found, "comparing scans", total=len(cases)))
+    journals = [Journal(journal_path(folder)) for folder in folders]
+    known = {}
+    for case in cases if journals else ():
+        for row in [journal.get(source_key(case)) for journal in journals]:
+            if row is not None and row.print is not None:
+                known[case.id] = row.print
+    todo = [case for case in cases if case.id not in known]
+    found = _read(todo, threads or os.cpu_count() or 1)
+    known |= {item.case: item for item in progress(found, "comparing scans", total=len(todo))}
+    return [known[case.id] for case in cases]
 
 
 def same_patients(
     cases: Sequence[Case],
     *,
     prints: Sequence[Fingerprint] | None = None,
-    threads: int | None = None,
 ) -> tuple[tuple[str, ...], ...]:
     """Group the cases that show one patient, by name and by voxels, across folders and editions.
 
     Args:
         cases: Cases of any folders and editions; ids must differ.
-        prints: Fingerprints of the cases where they are known, named by case id; None loads the
-            cases, at about half a second each.
-        threads: Cases loaded at once; None means one a core.
+        prints: Fingerprints of the cases, named by case id; None takes them by
+            `read_fingerprints(cases)`.
 
     Returns:
         Sorted groups of two ids or more, for `make_split(..., same_patient=)` and `make_folds`.
     """
-    prints = read_fingerprints(cases, threads=threads) if prints is None else prints
+    prints = read_fingerprints(cases) if prints is None else prints
     links = [(found.first, found.second) for found in find_duplicates(prints)]
     groups = group_patients((case.id for case in cases), links)
     return tuple(sorted(tuple(members) for members in groups.values() if len(members) > 1))

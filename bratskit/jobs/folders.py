@@ -27,7 +27,8 @@ def split_folders(
 ) -> "Split | Folds":
     """Draw the cases of some folders into one split or folds, and save the manifest.
 
-    Every scan is read once, to find a patient that is in two folders or editions.
+    Every scan that `bratskit check` has not seen is read once, to find a patient that is in two
+    folders or editions.
 
     Args:
         folders: Cohorts; only read.
@@ -41,6 +42,8 @@ def split_folders(
             there are too few patients.
     """
     from bratskit.cases import find_cases, make_folds, make_split, read_facts, same_patients
+    from bratskit.cases.patients import read_fingerprints
+    from bratskit.cases.split import refuse_repeated
 
     if Path(out).suffix != ".json":
         msg = f"OUT must be a .json file; got {out}. Try {Path(out) / 'split.json'}."
@@ -57,7 +60,10 @@ def split_folders(
         for folder, schema in zip(folders, schemas, strict=True)
         for case in find_cases(folder, schema=schema)
     ]
-    known = {"facts": read_facts(cases), "same_patient": same_patients(cases)}
+    refuse_repeated([case.id for case in cases])
+    facts = read_facts(cases)
+    same = same_patients(cases, prints=read_fingerprints(cases, folders=folders))
+    known = {"facts": facts, "same_patient": same}
     if n_folds is None:
         drawn = make_split(cases, seed=seed, **known)
     else:
