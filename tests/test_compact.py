@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bratskit.preprocess.compact import (
+    _nearest,
     choose_levels,
     decode,
     encode,
@@ -99,6 +100,18 @@ def test_background_and_only_background_is_code_0(image):
     np.testing.assert_array_equal(codes == 0, image == 0)
     assert np.isfinite(levels).all()
     assert (np.diff(levels[:, 1:], axis=1) >= 0).all()
+
+
+@given(
+    st.lists(st.floats(-40, 400, width=32), min_size=1, max_size=60).map(np.float32),
+    st.lists(st.floats(-50, 500, width=32), max_size=99).map(np.float32),
+)
+@settings(max_examples=200, derandomize=True, deadline=None)
+def test_the_nearest_level_is_found_by_ruler_as_by_search(levels, values):
+    levels = np.unique(levels)
+    values = np.clip(np.concatenate([values, levels]), levels[0], levels[-1])
+    expected = np.searchsorted((levels[1:] + levels[:-1]) / 2, values)
+    np.testing.assert_array_equal(_nearest(values, levels), expected)
 
 
 def test_coding_again_changes_nothing(rng):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 __all__ = ["CompactArray", "choose_levels", "decode", "encode", "read_compact", "write_compact"]
 
 N_LEVELS = 255  # code 0 stands for exactly 0, the background
+RULER_STEPS = 4096
 SAMPLE_VOX = 20_000  # enough for a median, a spread, and to see more than 255 values
 # A 4x128x128x64 patch touches 12 to 48 of these, whole brains compress no better in larger ones.
 CHUNK_VOX = (64, 64, 64)
@@ -36,9 +37,7 @@ def encode(
         if not len(values):
             continue
         found = choose_levels(values)
-        middle = torch.from_numpy((found[1:] + found[:-1]) / 2)
-        nearest = torch.bucketize(torch.from_numpy(values), middle, out_int32=True).numpy()
-        code[measured] = nearest + 1
+        code[measured] = _nearest(values, found) + 1
         level[1 : len(found) + 1] = found
         level[len(found) + 1 :] = found[-1]  # never used; keeps the row sorted
     return codes, levels
@@ -73,6 +72,27 @@ def choose_levels(values: NDArray[np.float32]) -> NDArray[np.float32]:
     levels = centre + 2 * spread * np.sinh(np.linspace(first, last, N_LEVELS))
     levels[[0, -1]] = ends
     return levels.astype(np.float32)
+
+
+def _nearest(values: NDArray[np.float32], levels: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Find each value's nearest level, as `np.searchsorted` on the middles between them does.
+
+    Searched one by one, a million values take 33 ms. A ruler of even steps says at once about
+    where to look, and one or two comparisons decide.
+    """
+    middle = (levels[1:] + levels[:-1]) / 2
+    marks = np.linspace(levels[0], levels[-1], RULER_STEPS + 1, dtype=np.float64)
+    ruler = np.searchsorted(middle, marks)
+    step = np.float32(marks[1] - marks[0])
+    if step < np.finfo(np.float32).tiny or np.diff(ruler).max() > 2:
+        # One level, or an outlier that stretches the ruler until many lie between two marks.
+        return np.searchsorted(middle, values)
+    # One mark lower, should rounding have passed one.
+    code = np.take(ruler, ((values - levels[0]) / step).astype(np.intp) - 1, mode="clip")
+    middle = np.append(middle, np.float32(np.inf))
+    while (further := values > np.take(middle, code)).any():
+        code += further
+    return code
 
 
 def decode(codes: NDArray[np.uint8], levels: NDArray[np.float32]) -> NDArray[np.float32]:
