@@ -32,18 +32,22 @@ def cohort(write_case, tmp_path) -> list[Case]:
 
 def start(cohort: list[Case], store: Path, form: str) -> int:
     """Prepare in a forked process, which spares each of many kills the import of torch."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # until the child can answer it
     pid = os.fork()
     if pid:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
         return pid
     code = 1
     try:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        prepare_cohort(cohort, store, recipe=RECIPE, form=form, workers=2)
-        code = 0
-    except KeyboardInterrupt:
-        code = 130
-    except BaseException:
-        traceback.print_exc()
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            prepare_cohort(cohort, store, recipe=RECIPE, form=form, workers=2)
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+        except BaseException:
+            traceback.print_exc()
     finally:
         os._exit(code)  # no teardown of pytest in a copy of it
 
@@ -54,7 +58,7 @@ def stop_after(pid: int, seconds: float, how: signal.Signals) -> bool:
     os.kill(pid, how)
     _, status = os.waitpid(pid, 0)
     code = os.waitstatus_to_exitcode(status)
-    assert code in (0, 130, -how)
+    assert code in (0, 130, -how), f"the process ended with {code}, not by {how.name}"
     return code != 0
 
 
