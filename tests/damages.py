@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from bratskit.cases import Case
 from bratskit.labels import MODALITIES
@@ -271,10 +272,13 @@ def add_noise_everywhere(case, rng, kind):
 
 
 def add_skull(case, rng, kind):
+    spacing_mm = nib.load(path_of(case, kind)).header.get_zooms()[0]
+    around = ndimage.binary_dilation(brain_of(case), iterations=round(12 / spacing_mm))
+
     def change(array):
-        rim = np.zeros(array.shape, bool)
-        rim[tuple(slice(3, -3) for _ in range(3))] = True
-        return np.where((array == 0) & rim, rng.integers(50, 90, array.shape), array).astype("i2")
+        return np.where((array == 0) & around, rng.integers(50, 90, array.shape), array).astype(
+            "i2"
+        )
 
     edit(case, kind, change)
 
@@ -285,6 +289,11 @@ def mirror(case, rng, kind, axis):
 
 def roll(case, rng, kind, by):
     edit(case, kind, lambda array: np.roll(array, by, (0, 1, 2)))
+
+
+def roll_mask(case, rng, by_mm):
+    spacing_mm = nib.load(case.labels_path).header.get_zooms()
+    roll(case, rng, "seg", [round(mm / size) for mm, size in zip(by_mm, spacing_mm, strict=True)])
 
 
 # --- masks -----------------------------------------------------------------------------------
@@ -547,9 +556,9 @@ def _in_places() -> Iterator[Damage]:
             f"mirrored-mask-{letter}", partial(mirror, kind="seg", axis=axis),
             "mask-place", "problem", f"the mask is mirrored along {letter}", ("seg",),
         )  # fmt: skip
-    for by in ((6, 0, 0), (-7, 3, 0), (0, 5, -4), (0, 0, 6)):
+    for by in ((24, 0, 0), (-28, 12, 0), (0, 20, -16), (0, 0, 24)):
         yield Damage(
-            f"shifted-mask-{by}", partial(roll, kind="seg", by=by),
+            f"shifted-mask-{by}-mm", partial(roll_mask, by_mm=by),
             "mask-place", "problem", "the mask is shifted by about", ("seg",),
         )  # fmt: skip
     for kind, by in (("flair", (3, 0, 0)), ("t1", (0, -2, 2)), ("t2", (0, 0, 3))):

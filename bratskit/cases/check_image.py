@@ -168,7 +168,7 @@ def _check_shape_of_brain(
         yield _misplaced(look, name, modality)
         return
     smallest_slab = SLAB_AREA_SHARE * SLAB_BARE_SHARE * min(area.max() for area in areas)
-    slab = _widest_slab(look, both, areas) if n_brain - n_both >= smallest_slab else ""
+    slab = _fullest_slab(look, both, areas) if n_brain - n_both >= smallest_slab else ""
     if hollow > HOLLOW_SHARE or slab:
         what = f"{hollow:.1%} of the brain is missing ({slab or 'in scattered voxels'})"
         mend = "Export it again if you can; otherwise keep the case out of validation and test."
@@ -179,17 +179,20 @@ def _check_shape_of_brain(
         yield _say(look, modality.where, "not-stripped", "warning", what, mend)
 
 
-def _widest_slab(look: Look, both: NDArray[np.bool_], areas: list[NDArray[np.int64]]) -> str:
-    """Describe the longest run of slices along I, J or K in which most of the brain is missing."""
-    widest, text = 0, ""
+def _fullest_slab(look: Look, both: NDArray[np.bool_], areas: list[NDArray[np.int64]]) -> str:
+    """Describe the run of slices along I, J or K that explains best what is missing."""
+    fullest, text = 0.0, ""
     for name, area, left, box in zip("IJK", areas, _slice_areas(both), look.box, strict=True):
-        bare = (area - left > SLAB_BARE_SHARE * area) & (area > 0)
+        missing = area - left
+        bare = (missing > SLAB_BARE_SHARE * area) & (area > 0)
         edges = np.flatnonzero(np.diff(bare, prepend=False, append=False))
         for first, end in zip(edges[::2], edges[1::2], strict=True):
-            wide = area[first:end].max() > SLAB_AREA_SHARE * area.max()
-            if wide and end - first > widest:
-                widest = end - first
-                text = _slices(name, first + box.start, end - 1 + box.start)
+            if area[first:end].max() <= SLAB_AREA_SHARE * area.max():
+                continue
+            n_missing = missing[first:end].sum()
+            score = n_missing**2 / area[first:end].sum()  # much, and all that was there
+            if score > fullest:
+                fullest, text = score, _slices(name, first + box.start, end - 1 + box.start)
     return text
 
 
