@@ -1,12 +1,15 @@
 """Promise: the form of a store is chosen by the space there is, and a full disk breaks nothing."""
 
 import contextlib
+import re
 import shutil
 
 import numpy as np
 import pytest
 
-from bratskit.preprocess import list_prepared, open_prepared, prepare_cohort
+from bratskit.cases import find_cases
+from bratskit.cli import main
+from bratskit.preprocess import list_prepared, load_prepared, open_prepared, prepare_cohort
 from bratskit.preprocess.budget import (
     FullDiskError,
     Space,
@@ -223,3 +226,32 @@ def test_labels_that_the_images_contradict_stop_the_work(write_case, tmp_path, m
         prepare_cohort(cohort, tmp_path / "store", recipe=RECIPE)
     assert list_prepared(tmp_path / "store") == []
     assert len(prepare_cohort(cohort[:2], tmp_path / "store", recipe=RECIPE)) == 2  # too few to say
+
+
+def test_the_shell_chooses_the_form_and_refuses_in_one_line(cohort, tmp_path, capsys):
+    words = ["prepare", str(tmp_path / "data"), str(tmp_path / "store"), "--recipe", "tiny"]
+    assert main([*words, "--form", "compact"]) == 0
+    assert set(forms(tmp_path / "store").values()) == {"compact"}
+    words[2] = str(tmp_path / "none")
+    capsys.readouterr()
+    assert main([*words, "--budget-gb", "0.000001"]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"bratskit prepare: store needs about .* may take 0\.0 MB", error)
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_real_cases_take_at_most_eight_megabytes_compact(real_cases, tmp_path):
+    """1,251 of them then fit into Kaggle's 20 GB with half of it to spare."""
+    int16 = ("BraTS2021_00000", "BraTS2021_01482")  # 20,000 grey values; the others have 256
+    cases = [case for case in find_cases(real_cases) if case.id in (*int16, "Brats18_2013_20_1")]
+    prepare_cohort(cases, tmp_path, recipe=RECIPE, form="compact")
+    estimate = estimate_bytes(cases, RECIPE)["compact"]
+    sizes = [read_receipt(tmp_path / case.id)["bytes"] for case in cases]
+    assert max(sizes) < 8e6
+    assert sum(sizes) < estimate < 1.5 * sum(sizes)
+    for case in cases:
+        prepared, stored = load_prepared(case, RECIPE), open_prepared(tmp_path / case.id)
+        error = np.abs(np.asarray(stored.image) - prepared.image)
+        assert error[np.abs(prepared.image) < 2].max() < 0.05
+        assert error.max() == 0 or case.id in int16

@@ -7,7 +7,7 @@ import pytest
 import torch
 from training import SHAPE, fill_store, make_prepared
 
-from bratskit.preprocess import open_prepared
+from bratskit.preprocess import open_prepared, save_prepared
 from bratskit.train import PatchPlace, PatchSampler
 
 
@@ -76,6 +76,18 @@ def test_a_sampler_goes_on_from_its_state(tmp_path):
     other = make_sampler(prepared)
     other.load_state_dict(state)
     assert other.draw(20) == expected
+
+
+def test_a_compact_store_gives_the_patches_of_a_fast_one(tmp_path):
+    batches = []
+    for form in ("fast", "compact"):
+        names = ["a", "b"]
+        for seed, name in enumerate(names):
+            save_prepared(make_prepared(name, seed=seed), tmp_path / form, form=form)
+        sampler = make_sampler([open_prepared(tmp_path / form / name) for name in names])
+        batches.append(sampler.sample(6))
+    torch.testing.assert_close(batches[0][0], batches[1][0], atol=0.05, rtol=0)
+    assert torch.equal(batches[0][1], batches[1][1])
 
 
 def test_no_cases_are_refused():
