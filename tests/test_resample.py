@@ -55,6 +55,23 @@ def test_a_label_that_covers_more_than_half_is_taken(seed, shape):
         assert (new[mask & (others == 0)] == v).all()
 
 
+@given(*[st.tuples(*[st.integers(1, 13)] * 3)] * 2, st.sampled_from([0.01, 0.1, 1]))
+@settings(max_examples=50, derandomize=True, deadline=None)
+def test_labels_far_and_few_are_torch_s_too(before, after, share):
+    rng = np.random.default_rng(sum(before + after))
+    labels = (rng.integers(0, 4, before) * (rng.random(before) < share)).astype(np.uint8)
+    scores = np.stack([by_torch(labels == v, after) for v in range(4)])
+    first, second = np.sort(scores, axis=0)[[-1, -2]]
+    clear = first - second > 1e-5  # the rest are ties
+    np.testing.assert_array_equal(resample_labels(labels, after)[clear], scores.argmax(0)[clear])
+
+
+def test_a_voxel_between_the_new_centres_is_lost_and_nothing_else_happens():
+    labels = np.zeros((40, 40, 40), np.uint8)
+    labels[0, 20, 20] = 3  # new centres lie at 1.5, 5.5, ...
+    assert not resample_labels(labels, (10, 10, 10)).any()
+
+
 def test_an_empty_mask_stays_empty_and_a_full_one_full():
     assert not resample_labels(np.zeros((4, 5, 6), np.uint8), (7, 3, 6)).any()
     assert (resample_labels(np.full((4, 5, 6), 2, np.uint8), (7, 3, 6)) == 2).all()

@@ -52,6 +52,8 @@ def resample_labels(labels: NDArray, shape: Triple) -> NDArray[np.uint8]:
     if box is None:
         return new
     axes = [_window(*axis) for axis in zip(labels.shape, shape, box, strict=True)]
+    if None in axes:  # a few voxels, all of them between the new centres
+        return new
     part = labels[tuple(source for _, source, _ in axes)]  # the rest is background, there and here
     taps = [taps for _, _, taps in axes]
     present = np.flatnonzero(np.bincount(part.ravel(), minlength=len(LABELS)))
@@ -101,10 +103,12 @@ def _blend_planes(image: Tensor, wanted: int) -> Tensor:
     return new
 
 
-def _window(length: int, wanted: int, ends: tuple[int, int]) -> tuple[slice, slice, Taps]:
+def _window(length: int, wanted: int, ends: tuple[int, int]) -> tuple[slice, slice, Taps] | None:
     """Narrow an axis to the new voxels that `ends` has a share in, and to the voxels they need."""
     low, high, weight = _taps(length, wanted)
     hit = torch.nonzero((low < ends[1]) & (high >= ends[0])).flatten()
+    if not len(hit):
+        return None
     target = slice(int(hit[0]), int(hit[-1]) + 1)
     low, high = low[target], high[target]
     source = slice(int(low[0]), int(high[-1]) + 1)
