@@ -152,6 +152,15 @@ def test_the_receipt_survives_json(grid, length_mm):
     assert Geometry.from_dict(json.loads(json.dumps(geometry.to_dict()))) == geometry
 
 
+def test_nearest_takes_the_voxel_under_the_new_centre():
+    geometry = plan((3, 3, 4), ((0, 3), (0, 3), (0, 4)), wanted=_at_mm(1.5))
+    labels = np.zeros((3, 3, 4), np.uint8)
+    labels[0], labels[1], labels[2] = 1, 2, 3  # new centres at 0.25 and 1.75 of 0, 1, 2
+    assert geometry.apply_labels(labels, how="nearest")[:, 0, 0].tolist() == [1, 3]
+    back = geometry.round_trip(labels, how="nearest")
+    assert back[:, 0, 0].tolist() == [1, 3, 3]
+
+
 def test_an_asymmetric_marker_keeps_its_corner():
     geometry = plan((16, 12, 20), ((2, 14), (1, 11), (4, 18)), wanted=_at_mm(2))
     labels = np.zeros((16, 12, 20), np.uint8)
