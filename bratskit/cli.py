@@ -280,7 +280,7 @@ def _parser() -> argparse.ArgumentParser:
         "--form",
         choices=("auto", "fast", "compact"),
         default="auto",
-        help="how cases are stored; auto: fast where all fit, else compact, a seventh of the size",
+        help="how cases are stored; auto: fast where all fit, else compact, a sixth of the size",
     )
     prepare.add_argument("--budget-gb", metavar="GB", type=float, help="of OUT; the free space")
     recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")

@@ -64,8 +64,8 @@ def prepare_cohort(
         recipe: Grid, channels and normalisation.
         workers: Cases worked on at once, about 0.5 GB each; None takes the cores allowed to
             this process, at most four.
-        form: "fast" (float16, about 34 MB a BraTS case at 1 mm), "compact" (one byte, compressed,
-            about 5 MB; patches take two to four times as long to read) or "auto", which keeps to
+        form: "fast" (float16, 25 to 38 MB a BraTS case at 1 mm), "compact" (one byte, compressed,
+            4 to 6 MB; patches take about three times as long to read) or "auto", which keeps to
             the form of the cases that are there, else takes fast where all cases fit, else compact.
             Cases that are there in the other form are kept by "auto", made again otherwise.
         budget_gb: What the whole store may weigh, 1e9 bytes; None takes what is free on the disk
@@ -165,7 +165,7 @@ def _refuse_full_disk(
     if full is None:
         return
     made = sum(not future.cancelled() and future.exception() is None for future in futures)
-    then = ", or take the compact form, which needs a seventh," if form == "fast" else ""
+    then = ", or take the compact form, which needs a sixth," if form == "fast" else ""
     msg = (
         f"{_line(*full)} {made} of {len(futures)} cases were made and stay: free some space{then} "
         "and start again."

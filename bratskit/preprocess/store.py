@@ -167,7 +167,7 @@ def save_prepared(
 
     Files of the fast form: `image.npy` (float16), `labels.npy` (uint8), `mask.npy` (bool). It
     keeps a z-score to 1/2048 of its value and is read faster than anything compressed. Of the
-    compact form, a seventh of the size: `image.b2nd` (a code of one byte a voxel), `levels.npy`
+    compact form, a sixth of the size: `image.b2nd` (a code of one byte a voxel), `levels.npy`
     (what the codes stand for), `labels.b2nd`, `mask.b2nd`. Of both: `foreground.npz`,
     `receipt.json`. They are written to a hidden neighbour that is renamed at the end, so a kill at
     any moment leaves the old case, the new one or none.
