@@ -31,12 +31,12 @@ from bratskit.cases.journal import Journal, journal_path
 from bratskit.cli import main
 
 N_CASES = 20
-SPACING_MM = (4.0, 4.0, 4.0)
+SPACING_MM = (5.0, 5.0, 5.0)
 
 
 @pytest.fixture(scope="session")
 def cohort(tmp_path_factory):
-    """Return a folder with twenty phantoms of 60 x 60 x 39 voxels; read-only."""
+    """Return a folder with twenty phantoms of 48 x 48 x 31 voxels; read-only."""
     folder = tmp_path_factory.mktemp("cohort")
     make_cohort(folder, n_cases=N_CASES, seed=5, spacing_mm=SPACING_MM, workers=1)
     return folder

@@ -80,8 +80,8 @@ def _check_masks(rows: Sequence[Row]) -> Iterator[Finding]:
                 case=row.case,
                 kind="no-mask",
                 what=f"no mask, while {n_usual} of {len(rows)} cases have one",
-                where=f"{row.case}_seg.nii.gz",
-                mend="Add it, or move the case elsewhere before training.",
+                where=row.case,
+                mend="Add its mask, or move the case elsewhere before training.",
                 severity="warning",
             )
 

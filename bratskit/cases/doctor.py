@@ -17,6 +17,7 @@ from bratskit.cases.duplicates import fingerprint
 from bratskit.cases.find import CaseFiles, as_case, collect_files
 from bratskit.cases.findings import Finding, as_finding
 from bratskit.cases.journal import Journal, Row, journal_path, source_key
+from bratskit.cases.layouts import EXPECTED
 from bratskit.cases.look import Look, look_at
 from bratskit.labels import LabelSchema, get_schema
 from bratskit.runtime import progress
@@ -149,7 +150,7 @@ def _signs(look: Look) -> dict[str, object]:
         return {"evidence": None, "print": None}
     images: dict[str, NDArray[np.float32]] = {}
     for name, modality in look.modalities.items():
-        images[name] = modality.real(modality.values)
+        images[name] = modality.real(np.ascontiguousarray(modality.values))  # hashed in C order
         if modality.background != 0:
             images[name][~modality.shown] = 0
     evidence = None
@@ -257,7 +258,7 @@ def _no_case(folder: Path | str) -> Finding:
         kind="no-case",
         what="no case",
         where=str(folder),
-        mend="Files must be called <case>_flair.nii.gz, _t1, _t1ce, _t2 and _seg.",
+        mend=f"Expected names: {EXPECTED}.",
         severity="problem",
     )
 
