@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -46,6 +47,9 @@ def start(cohort: list[Case], store: Path, form: str) -> int:
             code = 0
         except KeyboardInterrupt:
             code = 130
+            for thread in threading.enumerate():  # as Python itself does before it ends
+                if thread is not threading.current_thread() and not thread.daemon:
+                    thread.join()
         except BaseException:
             traceback.print_exc()
     finally:

@@ -165,6 +165,20 @@ def test_a_changed_source_file_is_made_again(cohort, write_case, tmp_path):
     assert open_prepared(store / changed.id).geometry.native_shape == (20, 20, 24)
 
 
+@pytest.mark.parametrize("form", ["fast", "compact"])
+def test_a_stored_file_that_was_cut_short_or_lost_is_made_again(cohort, tmp_path, form):
+    store = tmp_path / "store"
+    prepare_cohort(cohort, store, recipe=NATIVE, form=form)
+    before = stamps(store)
+    image = next((store / cohort[0].id).glob("image.*"))
+    image.write_bytes(image.read_bytes()[:-10])
+    next((store / cohort[1].id).glob("labels.*")).unlink()
+    prepare_cohort(cohort, store, recipe=NATIVE, form=form)
+    made = [name for name, stamp in stamps(store).items() if stamp != before[name]]
+    assert sorted(made) == [case.id for case in cohort[:2]]
+    assert all(open_prepared(store / case.id).labels is not None for case in cohort)
+
+
 def test_bad_cases_are_listed_at_the_end_and_the_others_done(cohort, tmp_path):
     for case in cohort[1:]:
         path = case.paths["t1"]

@@ -22,13 +22,8 @@ from bratskit.preprocess.budget import (
 )
 from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.prepare import allowed_cores
-from bratskit.preprocess.store import (
-    FORMAT,
-    list_prepared,
-    read_receipt,
-    save_prepared,
-    sweep,
-)
+from bratskit.preprocess.receipt import list_prepared, read_receipt, weigh
+from bratskit.preprocess.store import FORMAT, save_prepared, sweep
 from bratskit.runtime import progress
 from bratskit.settings import Recipe
 
@@ -108,7 +103,7 @@ def _choose(
     form: str,
     budget_gb: float | None,
 ) -> Form:
-    present = {name: _weigh(folder / name) for name in list_prepared(folder)}
+    present = {name: weigh(folder / name) for name in list_prepared(folder)}
     stale = sum(present.get(case.id, 0) for case in todo)
     staying = sum(present.values()) - stale
     needed = {name: staying + size for name, size in estimate_bytes(todo, recipe).items()}
@@ -201,13 +196,10 @@ def _current(case: Case, folder: Path, recipe: Recipe, form: str) -> Receipt | N
     try:
         receipt = read_receipt(folder / case.id)
         is_same = receipt["settings"] == _settings(case, recipe)
+        is_same &= receipt["bytes"] == weigh(folder / case.id)  # a crash may cut files short
         return receipt if is_same and form in ("auto", receipt["form"]) else None
     except (OSError, ValueError, KeyError):  # none yet, unreadable, or a source is gone
         return None
-
-
-def _weigh(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def _report_lost(cases: Sequence[Case], folder: Path, recipe: Recipe) -> None:

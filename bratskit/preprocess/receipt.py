@@ -6,7 +6,9 @@ from pathlib import Path
 
 from bratskit.runtime import made_by, write_atomically
 
-__all__ = ["damaged", "list_prepared", "read_receipt", "write_receipt"]
+__all__ = ["damaged", "list_prepared", "read_receipt", "weigh", "write_receipt"]
+
+RECEIPT = "receipt.json"
 
 
 def list_prepared(folder: Path | str) -> list[str]:
@@ -25,7 +27,7 @@ def read_receipt(folder: Path | str) -> dict[str, object]:
         FileNotFoundError: There is no receipt; names the command that makes one.
         ValueError: It is damaged.
     """
-    path = Path(folder) / "receipt.json"
+    path = Path(folder) / RECEIPT
     if not path.is_file():
         store = path.parent.parent
         msg = (
@@ -41,10 +43,14 @@ def read_receipt(folder: Path | str) -> dict[str, object]:
 
 def write_receipt(folder: Path, facts: Mapping[str, object]) -> None:
     """Write down the facts of a case, what the files beside them weigh, and who made them."""
-    n_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    receipt = {**facts, "bytes": n_bytes, "made_by": made_by()}
+    receipt = {**facts, "bytes": weigh(folder), "made_by": made_by()}
     text = json.dumps(receipt, indent=2) + "\n"
-    write_atomically(folder / "receipt.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_atomically(folder / RECEIPT, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def weigh(folder: Path) -> int:
+    """Add up the bytes of a stored case, without its receipt."""
+    return sum(path.stat().st_size for path in folder.iterdir() if path.name != RECEIPT)
 
 
 def damaged(path: Path) -> ValueError:
