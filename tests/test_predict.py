@@ -146,6 +146,17 @@ def test_a_resampled_case_comes_back_on_the_native_grid(case, oracle_model):
     assert prediction.labels.dtype == np.uint8
 
 
+@pytest.mark.parametrize("keep_probs", [False, True])
+def test_a_middle_that_is_cut_and_padded_comes_back_where_it_was(case, oracle_model, keep_probs):
+    middle = GeometrySettings(spacing_mm=None, region="grid", crop_vox=(16, 16, 16))
+    model = replace(oracle_model, recipe=replace(oracle_model.recipe, geometry=middle))
+    scan = load_scan(case)
+    prepared = prepare_scan(scan, model.recipe)
+    assert prepared.image.shape == (4, 16, 16, 16)  # of 14, 18 and 11
+    prediction = predict_case(case, model=model, keep_probs=keep_probs)
+    assert np.array_equal(prediction.labels, scan.labels)
+
+
 def test_truth_is_not_looked_at(case, oracle_model):
     scan = load_scan(case)
     blind = replace(scan, labels=None)

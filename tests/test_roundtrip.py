@@ -277,6 +277,36 @@ def test_a_file_from_simpleitk_lies_where_simpleitk_says(tmp_path, rng, shear):
         np.testing.assert_allclose(nib.load(path).affine, disk, atol=1e-5)
 
 
+@given(affines(), st.sampled_from(["2 mm", "resized", "1 mm middle"]), st.integers(0, 99))
+@settings(max_examples=10, derandomize=True, deadline=None)
+def test_simpleitk_resamples_to_the_same_values_at_the_same_place(affine, grid, seed):
+    shape = (15, 18, 13)
+    geometry = Geometry.plan(np.ones(shape, bool), GRIDS[grid], affine=affine)
+    values = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    image = as_simpleitk(values, affine)
+    like = as_simpleitk(np.zeros(geometry.shape, np.float32), geometry.affine)
+    second = sitk.Resample(image, like, sitk.Transform(), sitk.sitkLinear, 0.0)
+    second = sitk.GetArrayFromImage(second).T
+    voxels = np.moveaxis(np.indices(geometry.shape), 0, -1) @ geometry.affine[:3, :3].T
+    native = np.linalg.inv(affine)
+    at = (voxels + geometry.affine[:3, 3]) @ native[:3, :3].T + native[:3, 3]
+    inner = ((at > 1e-3) & (at < np.array(shape) - 1.001)).all(axis=-1)  # outer half voxels clamp
+    assert inner.mean() > 0.03
+    np.testing.assert_allclose(
+        geometry.apply_image(values[None])[0][inner], second[inner], atol=1e-4
+    )
+
+
+def as_simpleitk(array, affine):
+    image = sitk.GetImageFromArray(array.T)
+    lps = LPS @ affine
+    spacing_mm = np.linalg.norm(lps[:3, :3], axis=0)
+    image.SetSpacing(spacing_mm.tolist())
+    image.SetOrigin(lps[:3, 3].tolist())
+    image.SetDirection((lps[:3, :3] / spacing_mm).ravel().tolist())
+    return image
+
+
 def test_a_sheared_sform_keeps_its_shear_and_its_qform(tmp_path):
     sheared = oblique_flipped((1.3, 0.9, 3.0))
     sheared[:3, 1] += 0.2 * sheared[:3, 0]
