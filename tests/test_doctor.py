@@ -15,8 +15,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bratskit.cases import (
+    Case,
     check_folder,
     check_folders,
     doctor,
@@ -27,8 +30,9 @@ from bratskit.cases import (
     refuse_problems,
     write_phantom,
 )
-from bratskit.cases.journal import Journal, journal_path
+from bratskit.cases.journal import Journal, Row, journal_path
 from bratskit.cli import main
+from bratskit.labels import MODALITIES, get_schema
 
 N_CASES = 20
 SPACING_MM = (5.0, 5.0, 5.0)
@@ -133,6 +137,37 @@ def test_wrong_numbers_of_schemas_and_workers_are_refused(some):
         check_folder(some, workers=0)
 
 
+KINDS = ("u1", "i2", "f4")
+VALUES = {"sparse": (0, 0, 0, 1), "full": (5, 6, 7, 300), "signed": (-1, 0, 1, 32767)}
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    shape=st.tuples(*[st.integers(1, 9)] * 3),
+    kinds=st.lists(st.sampled_from(KINDS), min_size=4, max_size=4),
+    values=st.lists(st.sampled_from(sorted(VALUES)), min_size=4, max_size=4),
+    spacing_mm=st.sampled_from([0.5, 1.0, 3.0, 20.0]),
+    seed=st.integers(0, 99),
+)
+def test_no_case_however_odd_makes_the_doctor_fail(
+    tmp_path, shape, kinds, values, spacing_mm, seed
+):
+    draw, paths = np.random.default_rng(seed), {}
+    for name, kind, value in zip(MODALITIES, kinds, values, strict=True):
+        paths[name] = tmp_path / f"odd_{name}.nii"
+        array = np.resize(draw.permutation(np.resize(VALUES[value], np.prod(shape))), shape)
+        file = nib.Nifti1Image(array.astype(np.int32).astype(kind), np.eye(4) * spacing_mm)
+        nib.save(file, paths[name])
+    labels = draw.choice([0, 0, 0, 1, 2, 4], shape).astype(np.uint8)
+    nib.save(nib.Nifti1Image(labels, np.eye(4) * spacing_mm), tmp_path / "odd_seg.nii")
+    schema = get_schema("brats2017-2021")
+    case = Case(id="odd", paths=paths, labels_path=tmp_path / "odd_seg.nii", schema=schema)
+    row = doctor.examine(case)
+    assert Row.from_json(row.to_json()).findings == row.findings
+
+
 # --- cases against each other ----------------------------------------------------------------
 
 
@@ -170,8 +205,6 @@ def test_a_cohort_whose_labels_contradict_its_schema_is_a_problem(cohort):
 
 def _exchanged():
     """Declare edema and core the wrong way round."""
-    from bratskit.labels import get_schema
-
     return replace(get_schema("brats2017-2021"), name="odd", to_internal={0: 0, 1: 2, 2: 1, 4: 3})
 
 

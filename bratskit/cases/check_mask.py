@@ -125,9 +125,12 @@ class _Place:
 
 def _check_place(look: Look, labels: NDArray[np.uint8]) -> list[Finding]:
     """Ask whether the mask would sit better on FLAIR, where all of a tumour is bright, moved."""
-    cell = tuple(max(1, round(CELL_MM / length)) for length in look.spacing_mm)
+    cell = tuple(
+        max(1, min(round(CELL_MM / edge_mm), length))
+        for edge_mm, length in zip(look.spacing_mm, labels.shape, strict=True)
+    )
     scores, weight = _coarse_pair(look, labels, cell)
-    if not weight.any():
+    if not (weight.any() and (scores > -1).any()):
         return []
     given = _best_place(*_cropped(scores, weight))
     if given.best - given.here <= BETTER_BY and not _fits_mirrored(scores, weight, given.here):
