@@ -60,8 +60,8 @@ def report_weights(cases: Sequence[Case], folder: Path) -> None:
             say(
                 f"{len(found)} cases of {name}, {form}: {size.mean():.2f} MB a case "
                 f"({size.min():.2f} to {size.max():.2f}), {seconds:.2f} CPU s a case; "
-                f"{N_BRATS} cases take {cohort_gb:.1f} GB and leave {KAGGLE_GB - cohort_gb:.1f} of {KAGGLE_GB:.0f} "
-                f"GB: {fits}"
+                f"{N_BRATS} cases take {cohort_gb:.1f} GB and leave "
+                f"{KAGGLE_GB - cohort_gb:.1f} of {KAGGLE_GB:.0f} GB: {fits}"
             )
 
 
