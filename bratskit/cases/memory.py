@@ -34,14 +34,19 @@ def extent(array: NDArray) -> Box | None:
     """
     turn = forwards(array)
     ahead = array[turn]
-    slow = int(np.argmax(ahead.strides))  # first over planes that lie whole in memory, then inside
-    rest = tuple(axis for axis in range(3) if axis != slow)
-    plane = ahead.any(axis=slow)
-    if not plane.any():
+    slow = int(np.argmax(ahead.strides))  # its planes lie whole in memory
+    first, second = (axis for axis in range(3) if axis != slow)
+    planes = np.moveaxis(ahead, slow, 0)
+    low = next((at for at, plane in enumerate(planes) if plane.any()), None)
+    if low is None:
         return None
-    profiles = {slow: ahead.any(axis=rest), rest[0]: plane.any(axis=1), rest[1]: plane.any(axis=0)}
-    first, second, third = (_ends(profiles[axis][turn[axis]]) for axis in range(3))
-    return first, second, third
+    high = next(at for at in range(len(planes), 0, -1) if planes[at - 1].any())
+    shadow = planes[low:high].any(axis=0)
+    profiles = {first: shadow.any(axis=1), second: shadow.any(axis=0)}
+    profiles[slow] = np.zeros(len(planes), dtype=np.bool_)
+    profiles[slow][low:high] = True
+    one, two, three = (_ends(profiles[axis][turn[axis]]) for axis in range(3))
+    return one, two, three
 
 
 def _ends(profile: NDArray[np.bool_]) -> tuple[int, int]:

@@ -248,7 +248,8 @@ def write_finite(volume: Volume, out: NDArray[np.float32], *, case_id: str) -> N
     Raises:
         ValueError: A value is not finite. Names case and file.
     """
-    volume.write_values(out)
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        volume.write_values(out)
     scaled = volume.data.dtype.kind == "f" or (volume.slope, volume.inter) != (1.0, 0.0)
     if scaled and not np.isfinite(out).all():
         n_bad = int(out.size - np.isfinite(out).sum())

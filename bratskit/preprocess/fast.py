@@ -14,7 +14,8 @@ from bratskit.settings import Recipe
 
 __all__ = ["load_prepared"]
 
-_FLOAT32 = np.finfo(np.float32)
+# Normal numbers of float32, in which a scan holds real values.
+_LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 def load_prepared(case: Case, recipe: Recipe, *, threads: int | None = None) -> Prepared:
@@ -57,7 +58,7 @@ def _proportional(volume: Volume, case_id: str) -> NDArray:
     stored = volume.data
     largest = volume.slope * (1 << 8 * stored.itemsize)  # of any integer of this size
     whole = stored.dtype.kind in "iu" and stored.itemsize <= 2 and stored.dtype.isnative
-    if whole and volume.inter == 0 and volume.slope >= _FLOAT32.tiny and largest < _FLOAT32.max:
+    if whole and volume.inter == 0 and volume.slope >= _LEAST and largest < _MOST:
         return stored
     real = np.empty_like(stored, dtype=np.float32)  # keeps the memory order of the file
     write_finite(volume, real, case_id=case_id)
