@@ -3,7 +3,6 @@
 import nbformat
 import pytest
 
-from bratskit.cases import make_cohort
 from bratskit.jobs import demo, find_notebooks
 
 PARAMETERS = 'run_dir = ""  # where to write\nrecipe_name = "tiny"  # one dial'
@@ -81,14 +80,3 @@ def test_data_without_cases_is_refused_before_anything_is_made(chain, tmp_path):
 def test_a_package_without_its_notebooks_says_what_to_do():
     with pytest.raises(FileNotFoundError, match=r"must stand beside the package.*pip install -e"):
         find_notebooks("no-such-*.ipynb")
-
-
-@pytest.mark.parametrize("edition", ["msd-task01", "brats2012-2015"])
-def test_files_that_the_notebooks_cannot_show_are_refused_before_anything_is_written(
-    tmp_path, edition
-):
-    words = {"spacing_mm": (10.0, 10.0, 10.0), "workers": 1, "edition": edition}
-    make_cohort(tmp_path / "data", n_cases=1, **words)
-    with pytest.raises(ValueError, match=r"one NIfTI file a modality .*bratskit prepare"):
-        demo.run_demo(data=tmp_path / "data", edition=edition, recipe="smoke", out=tmp_path / "run")
-    assert not (tmp_path / "run").exists()

@@ -294,3 +294,14 @@ def test_numbers_that_int16_does_not_have_are_refused_and_nothing_is_left(
         )
     with pytest.raises(ValueError, match="must hold at least one case"):
         find_cases(tmp_path)
+
+
+def test_the_test_images_of_an_msd_task_are_left_out_where_masks_are_wanted(tmp_path):
+    words = {"spacing_mm": (10.0, 10.0, 10.0), "workers": 1, "edition": "msd-task01"}
+    first, second = make_cohort(tmp_path, n_cases=2, **words)
+    image, mask = second.paths["flair"], second.labels_path
+    (tmp_path / "imagesTs").mkdir()
+    image.rename(tmp_path / "imagesTs" / image.name)
+    mask.unlink()
+    assert len(find_cases(tmp_path, schema="msd-task01")) == 2
+    assert find_cases(tmp_path, schema="msd-task01", require_labels=True) == [first]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bratskit.jobs import check_structure, read_parameters, run_notebook
+from bratskit.cases import make_cohort
+from bratskit.jobs import begin_run, check_structure, read_parameters, run_notebook
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 STORED = sorted(FOLDER.glob("0*.ipynb"))
@@ -74,3 +75,17 @@ def test_marked_cells_print_the_same_when_replayed(executed):
     command += ["--nbval-cell-timeout", "280", *map(str, sorted(copies.glob("*.ipynb")))]
     replay = subprocess.run(command, capture_output=True, text=True, check=False, cwd=copies)
     assert replay.returncode == 0, replay.stdout[-4000:] + replay.stderr[-2000:]
+
+
+@chain_exists
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("edition", ["msd-task01", "brats2012-2015"])
+def test_files_of_another_layout_are_opened_and_shown_as_any_other(tmp_path, edition):
+    words = {"spacing_mm": (4.0, 4.0, 4.0), "edition": edition}
+    make_cohort(tmp_path / "data", n_cases=6, **words)
+    run = tmp_path / "run"
+    begin_run(run, data_dir=tmp_path / "data", edition=edition, recipe_name="smoke")
+    parameters = {"run_dir": str(run), "data_dir": str(tmp_path / "data"), "recipe_name": "smoke"}
+    for path in (CHAIN[0], CHAIN[2]):  # the two that open files
+        status = run_notebook(path, out=run / "notebooks", parameters=parameters, timeout_s=280)
+        assert status.state == "done", str(status)

@@ -10,6 +10,7 @@ from bratskit.cases.contradict import (
     read_evidence,
     refuse_contradiction,
 )
+from bratskit.cases.disk import open_nifti
 from bratskit.cases.doctor import check_folder, check_folders, refuse_problems
 from bratskit.cases.duplicates import Duplicate, Fingerprint, find_duplicates, fingerprint
 from bratskit.cases.facts import CaseFacts, read_facts
@@ -49,6 +50,7 @@ __all__ = [
     "make_folds",
     "make_phantom",
     "make_split",
+    "open_nifti",
     "patient_of",
     "read_evidence",
     "read_facts",

@@ -22,7 +22,8 @@ __all__ = [
     "write_listing",
 ]
 
-IMAGE_FOLDERS = ("imagesTr", "imagesTs")  # with and without masks
+TEST_FOLDER = "imagesTs"  # whose masks the challenge keeps
+IMAGE_FOLDERS = ("imagesTr", TEST_FOLDER)
 LABEL_FOLDER = "labelsTr"
 LISTING = "dataset.json"
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bratskit.cases.case import Case
-from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, refuse_other_tissues
+from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, TEST_FOLDER, refuse_other_tissues
 from bratskit.cases.layouts import (
     EXPECTED,
     CaseFiles,
@@ -38,7 +38,8 @@ def find_cases(
     Args:
         folder: A cohort, or the folder of one case.
         schema: Edition that the masks were written in; it is declared, never guessed.
-        require_labels: Whether a case without a mask is refused.
+        require_labels: Whether a case without a mask is refused. Those in `imagesTs`, the test
+            images that an MSD task ships without masks, are left out instead.
         use_labels: Whether masks are looked for at all; False leaves them out, whatever they hold.
 
     Returns:
@@ -59,6 +60,8 @@ def find_cases(
         raise ValueError(msg)
     _refuse_repeated(collected)
     _refuse_missing(collected)
+    if require_labels:
+        collected = [files for files in collected if not _is_msd_test(files)] or collected
     cases = [as_case(files, schema=schema, use_labels=use_labels) for files in collected]
     bare = [case.id for case in cases if case.labels_path is None]
     if require_labels and bare:
@@ -127,6 +130,12 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:
         taken = {*tasks, LABEL_FOLDER} if tasks else set()
         folders[:] = sorted(name for name in {*folders} - taken if not name.startswith("."))
         yield Path(root), tasks, [Path(root, name) for name in sorted(names) if is_volume(name)]
+
+
+def _is_msd_test(files: CaseFiles) -> bool:
+    return (
+        files.listing is not None and next(iter(files.files.values()))[0].parent.name == TEST_FOLDER
+    )
 
 
 def _refuse_repeated(collected: list[CaseFiles]) -> None:

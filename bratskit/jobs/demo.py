@@ -1,17 +1,13 @@
 """Chain the five notebooks into one run, going on where an earlier one stopped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bratskit.jobs.notebooks import find_notebooks, fingerprint, run_notebook, write_line
 from bratskit.jobs.parameters import Value, check_parameters, read_parameters
 from bratskit.jobs.status import read_status, status_path
 from bratskit.runtime import RunFolder
 from bratskit.settings import get_recipe
-
-if TYPE_CHECKING:
-    from bratskit.cases import Case
 
 __all__ = ["run_demo"]
 
@@ -98,21 +94,8 @@ def _refuse_bad_data(folder: str, edition: str | None, *, is_new: bool) -> None:
     from bratskit.jobs.begin import DEFAULT_EDITION
 
     cases = find_cases(folder, schema=edition or DEFAULT_EDITION, require_labels=True)
-    _refuse_other_files(cases)
     if is_new:  # a run that was begun has prepared them, or will say which it cannot
         refuse_problems(cases)
-
-
-def _refuse_other_files(cases: Sequence["Case"]) -> None:
-    """Refuse what the notebooks cannot open with nibabel to show what a file is; commands can."""
-    for case in cases:
-        path = next(iter(case.paths.values()))
-        if case.channels or path.suffix == ".mha":
-            msg = (
-                f"data must be one NIfTI file a modality for the notebooks; got {path}. "
-                "`bratskit prepare`, `train`, `predict` and `evaluate` take it as it is."
-            )
-            raise ValueError(msg)
 
 
 def _refuse_other_run(run: RunFolder, values: dict[str, Value], edition: str | None) -> None:
