@@ -15,7 +15,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from bratskit.cases import (
@@ -151,6 +151,7 @@ VALUES = {"sparse": (0, 0, 0, 1), "full": (5, 6, 7, 300), "signed": (-1, 0, 1, 3
     spacing_mm=st.sampled_from([0.5, 1.0, 3.0, 20.0]),
     seed=st.integers(0, 99),
 )
+@example((1, 2, 3), ["u1"] * 4, ["sparse", "full", "full", "full"], 0.5, 0)
 def test_no_case_however_odd_makes_the_doctor_fail(
     tmp_path, shape, kinds, values, spacing_mm, seed
 ):

@@ -235,6 +235,8 @@ def _dice(mask: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
 def _check_same_image(look: Look, brain: NDArray[np.bool_]) -> Iterator[Finding]:
     sample = (slice(None, None, _STEP),) * 3
     inside = brain[sample]
+    if np.count_nonzero(inside) < 2:  # nothing to compare
+        return
     values = {
         name: modality.values[sample][inside].astype(float)
         for name, modality in look.modalities.items()
