@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from bratskit.cases.memory import Box, extent, forwards
@@ -40,7 +39,7 @@ def brain_mask(image: NDArray | Sequence[NDArray]) -> NDArray[np.bool_]:
 
 
 # Not one `values @ values`: BLAS threads that wait for a busy core made a case take 12 s.
-_BLOCK = 8192  # values; 64 kB of float64
+_BLOCK = 32768  # values; 256 kB of float64
 
 
 @dataclass(frozen=True)
@@ -215,15 +214,21 @@ def _like(image: NDArray | Sequence[NDArray]) -> NDArray[np.float32]:
 
 
 def _k_innermost(channel: NDArray) -> NDArray:
-    """Bring a channel into C order, but for flips; torch turns arrays twice as fast as NumPy."""
+    """Bring a channel into C order, but for flips: plane by plane, in half the time of one copy."""
     turn = forwards(channel)
     ahead = channel[turn]
-    if ahead.strides[2] == ahead.itemsize:
+    fastest = int(np.argmin(ahead.strides))
+    if fastest == 2 and ahead.dtype.isnative:
         return channel
-    if not ahead.dtype.isnative:
-        return np.ascontiguousarray(channel)
-    # The copy is a tenth of the work, and torch warns of arrays that must not be written to.
-    return torch.from_numpy(ahead.copy(order="K")).contiguous().numpy()[turn]
+    new = np.empty(ahead.shape, ahead.dtype.newbyteorder("="))
+    across = (
+        0 if fastest == 1 else 1
+    )  # planes that hold the axes that run fastest, before and after
+    for source, target in zip(
+        np.moveaxis(ahead, across, 0), np.moveaxis(new, across, 0), strict=True
+    ):
+        target[...] = source
+    return new[turn]
 
 
 def _mean_and_deviation(channel: NDArray) -> tuple[float, float]:
