@@ -143,6 +143,7 @@ def _prepare(options: argparse.Namespace) -> int:
 
 
 def _split(options: argparse.Namespace) -> int:
+    from bratskit.cases.strata import counts_table
     from bratskit.jobs.folders import split_folders
 
     drawn = split_folders(
@@ -152,6 +153,7 @@ def _split(options: argparse.Namespace) -> int:
         n_folds=options.folds,
         seed=options.seed,
     )
+    _say(counts_table(drawn.summary()))
     together = "; ".join(" = ".join(group) for group in drawn.same_patient)
     _say(f"Split: {options.out}" + (f"; one patient each: {together}" if together else ""))
     return 0

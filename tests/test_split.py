@@ -184,3 +184,12 @@ def test_missing_and_damaged_manifests_are_refused(tmp_path):
     (tmp_path / "split.json").write_text('{"train": []}')
     with pytest.raises(ValueError, match=r"KeyError: 'validation'.*Make it again"):
         Split.load(tmp_path / "split.json")
+
+
+def test_a_split_counts_its_patients_by_kind_for_people_to_read():
+    ids = [f"Brats18_A_{n}_1" for n in range(4)] + ["BRATS_001", "BRATS_002"]
+    split = Split(train=tuple(ids[:3]), validation=(ids[3], ids[4]), test=(ids[5],))
+    assert split.summary() == {
+        "BRATS, no mask": {"train": 0, "validation": 1, "test": 1},
+        "Brats18, no mask": {"train": 3, "validation": 1, "test": 0},
+    }

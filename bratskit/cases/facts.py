@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from bratskit.cases.nifti import to_internal
 from bratskit.cases.volume import read_volume
 from bratskit.runtime import progress
 
-__all__ = ["CaseFacts", "edition_of", "read_facts"]
+__all__ = ["CaseFacts", "edition_of", "facts_by_name", "read_facts"]
 
 _ET = 3  # internal label
 _TASK = re.compile(r"(BraTS-[A-Z]+)-\d")
@@ -49,6 +49,11 @@ def read_facts(cases: Sequence[Case], *, threads: int | None = None) -> dict[str
     """
     found = _read(cases, threads or os.cpu_count() or 1)
     return dict(progress(found, "reading masks", total=len(cases)))
+
+
+def facts_by_name(ids: Iterable[str]) -> dict[str, CaseFacts]:
+    """Know of each id what its name tells: the edition."""
+    return {case_id: CaseFacts(edition=edition_of(case_id)) for case_id in ids}
 
 
 def edition_of(case_id: str) -> str:

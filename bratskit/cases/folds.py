@@ -1,7 +1,7 @@
 """Divide a cohort into folds beside one fixed test part, and keep that in one manifest."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bratskit.cases.case import Case
-from bratskit.cases.facts import CaseFacts, edition_of
+from bratskit.cases.facts import CaseFacts, facts_by_name
 from bratskit.cases.manifest import (
     known_from_json,
     known_to_json,
@@ -76,10 +76,7 @@ class Folds:
     def summary(self) -> dict[str, dict[str, int]]:
         """Count the patients of each stratum in the test part and in each fold."""
         parts = {"test": self.test, **{f"fold {n}": ids for n, ids in enumerate(self.folds)}}
-        patients = group_patients((i for ids in parts.values() for i in ids), self.same_patient)
-        named = {case_id: patient for patient, ids in patients.items() for case_id in ids}
-        found = {part: sorted({named[i] for i in ids}) for part, ids in parts.items()}
-        return count_parts(strata_of(patients, self.facts or _by_name(named)), found)
+        return count_parts(parts, self.facts, self.same_patient)
 
     def save(self, path: Path | str) -> Path:
         """Write the manifest as JSON, atomically, with a table of strata for people to read."""
@@ -142,7 +139,7 @@ def make_folds(
     sizes = _sizes(len(patients), n_folds=n_folds, test=test)
     if facts is not None:
         refuse_unknown(ids, facts)
-    strata = strata_of(patients, facts or _by_name(ids))
+    strata = strata_of(patients, facts or facts_by_name(ids))
     drawn = share_out(strata, sizes, np.random.default_rng(seed))
     tested, *folds = (
         tuple(sorted(case_id for patient in part for case_id in patients[patient]))
@@ -186,10 +183,6 @@ def _has_folds(path: Path | str) -> bool:
     except (OSError, ValueError):
         return False  # whoever reads it next says what is wrong
     return isinstance(content, dict) and "folds" in content
-
-
-def _by_name(ids: Iterable[str]) -> dict[str, CaseFacts]:
-    return {case_id: CaseFacts(edition=edition_of(case_id)) for case_id in ids}
 
 
 def _sizes(n_patients: int, *, n_folds: int, test: float) -> list[int]:

@@ -19,7 +19,7 @@ from bratskit.cases.manifest import (
     write_manifest,
 )
 from bratskit.cases.patients import group_patients
-from bratskit.cases.strata import share_out, strata_of
+from bratskit.cases.strata import count_parts, share_out, strata_of
 
 __all__ = ["Split", "make_split", "refuse_leaks"]
 
@@ -72,6 +72,11 @@ class Split:
     def part_of(self) -> dict[str, str]:
         """Part of each id."""
         return {case_id: part for part in PARTS for case_id in getattr(self, part)}
+
+    def summary(self) -> dict[str, dict[str, int]]:
+        """Count the patients of each stratum in each part."""
+        parts = {part: getattr(self, part) for part in PARTS}
+        return count_parts(parts, self.facts, self.same_patient)
 
     def save(self, path: Path | str) -> Path:
         """Write the manifest as JSON, atomically."""

@@ -7,9 +7,10 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from bratskit.cases.facts import CaseFacts
+from bratskit.cases.facts import CaseFacts, facts_by_name
+from bratskit.cases.patients import group_patients
 
-__all__ = ["Stratum", "count_parts", "share_out", "strata_of"]
+__all__ = ["Stratum", "count_parts", "counts_table", "share_out", "strata_of"]
 
 Stratum = tuple[str, str, str]  # edition; presence of ET; tumour size: each finer than the last
 
@@ -77,14 +78,47 @@ def share_out(
 
 
 def count_parts(
-    strata: Mapping[str, Stratum], parts: Mapping[str, Sequence[str]]
+    parts: Mapping[str, Sequence[str]],
+    facts: Mapping[str, CaseFacts],
+    same_patient: Sequence[Sequence[str]] = (),
 ) -> dict[str, dict[str, int]]:
-    """Count the patients of each stratum in each part, for people to read."""
-    counts = {part: Counter(strata[patient] for patient in parts[part]) for part in parts}
+    """Count the patients of each stratum in each part, for people to read.
+
+    Args:
+        parts: Ids of the cases of each part.
+        facts: Facts of every id; where there are none, names tell the edition.
+        same_patient: Groups of ids that show one patient.
+    """
+    patients = group_patients((i for ids in parts.values() for i in ids), same_patient)
+    named = {case_id: patient for patient, ids in patients.items() for case_id in ids}
+    strata = strata_of(patients, facts or facts_by_name(named))
+    counts = {
+        part: Counter(strata[patient] for patient in {named[i] for i in ids})
+        for part, ids in parts.items()
+    }
     return {
         ", ".join(word for word in kind if word): {part: counts[part][kind] for part in parts}
         for kind in sorted(set(strata.values()))
     }
+
+
+def counts_table(counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Lay the counts of `count_parts` out as text, a stratum a line and the sums last.
+
+    Examples:
+        >>> print(counts_table({"BRATS, ET": {"train": 8, "test": 2}}))
+        patients   train  test
+        BRATS, ET      8     2
+        all            8     2
+    """
+    parts = list(next(iter(counts.values())))
+    sums = {part: sum(row[part] for row in counts.values()) for part in parts}
+    rows = [("patients", *parts)]
+    rows += [(kind, *map(str, row.values())) for kind, row in {**counts, "all": sums}.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
 
 
 def _round_shares(

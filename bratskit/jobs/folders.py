@@ -58,7 +58,7 @@ def split_folders(
     cases = [
         case
         for folder, schema in zip(folders, schemas, strict=True)
-        for case in find_cases(folder, schema=schema)
+        for case in find_cases(folder, schema=schema, require_labels=True)
     ]
     refuse_repeated([case.id for case in cases])
     facts = read_facts(cases)
