@@ -397,3 +397,13 @@ def test_looking_a_cohort_over_needs_no_torch(some):
         f"check_folder({str(some)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_a_mask_of_another_name_or_another_place_is_said_to_be_taken_or_not(some):
+    first, second = (some / f"Phantom_{number:05d}" for number in range(2))
+    (first / f"{first.name}_seg.nii.gz").rename(first / "W39_1998.09.19_Segm.nii.gz")
+    (some / "predictions").mkdir()
+    apart = some / "predictions" / f"{second.name}_seg.nii.gz"
+    shutil.copy(second / apart.name, apart)
+    said = told(check_folder(some, workers=1))
+    assert {(first.name, "borrowed-mask", "note"), (second.name, "passed-by", "note")} <= said

@@ -1,5 +1,6 @@
 """Cases are found by file name in every usual layout; a broken folder is named, not guessed at."""
 
+import json
 import shutil
 
 import numpy as np
@@ -87,6 +88,45 @@ def test_a_foreign_mask_that_could_be_another_is_not_guessed_at(cohort):
     shutil.copy(mask, cohort / "a" / "one_segm.nii.gz")
     mask.rename(cohort / "a" / "two_segm.nii.gz")
     assert find_cases(cohort)[0].labels_path is None
+
+
+@pytest.mark.parametrize(
+    "name", ["unet_segmentation_output", "segmentation", "pred.seg", "segm_of_a_net", "dissegm"]
+)
+def test_what_a_network_wrote_is_no_mask_of_an_expert(cohort, name):
+    (cohort / "a" / "a_seg.nii.gz").rename(cohort / "a" / f"{name}.nii.gz")
+    with pytest.raises(ValueError, match="got none for a in"):
+        find_cases(cohort, require_labels=True)
+
+
+@pytest.mark.parametrize("place", ["predictions", "a/predictions", "out/a"])
+def test_a_mask_that_lies_apart_from_its_images_is_not_taken_and_named(cohort, place):
+    (cohort / place).mkdir(parents=True)
+    mask = (cohort / "a" / "a_seg.nii.gz").rename(cohort / place / "a_seg.nii.gz")
+    assert find_cases(cohort)[0].labels_path is None
+    with pytest.raises(ValueError, match=rf"{place}/a_seg\.nii\.gz was not taken: it lies apart"):
+        find_cases(cohort, require_labels=True)
+    shutil.copy(mask, cohort / "a" / "a_seg.nii.gz")
+    assert find_cases(cohort)[0].labels_path == cohort / "a" / "a_seg.nii.gz"
+
+
+@pytest.mark.parametrize("masks", ["labels", "Masks", "seg", "ground_truth", "labelsTr"])
+def test_images_and_masks_in_a_folder_each_belong_together(tmp_path, write_case, masks):
+    case = write_case(tmp_path / "images", "a", shape=SHAPE, flat=True)
+    (tmp_path / masks).mkdir()
+    moved = case.labels_path.rename(tmp_path / masks / "a_seg.nii.gz")
+    assert find_cases(tmp_path, require_labels=True)[0].labels_path == moved
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_folder_for_each_volume_or_for_each_kind_is_found(tmp_path, write_case, own):
+    case = write_case(tmp_path / "in", "a", shape=SHAPE, suffix=".nii")
+    for kind, path in (*case.paths.items(), ("seg", case.labels_path)):
+        place = tmp_path / "out" / (f"a/a_{kind}.nii" if own else kind)
+        place.mkdir(parents=True)
+        path.rename(place / path.name)
+    (found,) = find_cases(tmp_path / "out", require_labels=True)
+    assert found.labels_path.name == "a_seg.nii"
 
 
 def test_foreign_mask_never_replaces_the_named_one(cohort):
@@ -231,7 +271,7 @@ def test_images_without_their_listing_are_refused(task):
 
 @pytest.mark.parametrize(
     "content",
-    ["{", "[]", '{"labels": {}}', '{"channel_names": {"0": "FLAIR"}}', '{"modality": "MRI"}'],
+    ["{", "[]", '{"labels": {}}', '{"channel_names": ["FLAIR"]}', '{"modality": "MRI"}'],
 )
 def test_a_listing_of_another_kind_is_refused(task, content):
     (task / "dataset.json").write_text(content)
@@ -241,7 +281,13 @@ def test_a_listing_of_another_kind_is_refused(task, content):
 
 @pytest.mark.parametrize(
     "modality",
-    [{"0": "T2", "1": "ADC"}, {**AS_PUBLISHED, "1": "FLAIR"}, {**AS_PUBLISHED, "4": "T1"}, {}],
+    [
+        {"0": "FLAIR"},
+        {"0": "T2", "1": "ADC"},
+        {**AS_PUBLISHED, "1": "FLAIR"},
+        {**AS_PUBLISHED, "4": "T1"},
+        {},
+    ],
 )
 def test_channels_that_are_not_the_four_modalities_are_refused(task, modality):
     write_listing(task, modality=modality)
@@ -266,6 +312,83 @@ def test_collected_files_of_a_task_become_cases_one_by_one(task):
     assert not first.missing
     assert not first.repeated
     assert as_case(first, schema=get_schema("msd-task01")).channels["t2"] == 3
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"0": "background", "1": "ED", "2": "NET", "3": "ET"},
+        {"background": 0, "edema": 1, "non_enhancing_tumor": 2, "enhancing_tumor": 3},
+        {"background": "0", "ED": "1", "NCR/NET": "2", "GD-enhancing tumour": "3"},
+        {"0": "Background", "1": "SNFH", "2": "Necrotic and non-enhancing core", "3": "ET"},
+    ],
+)
+def test_tissues_are_known_under_every_usual_name_and_in_the_form_of_nnunet(task, labels):
+    write_listing(task, labels=labels)
+    assert len(find_cases(task, schema="msd-task01", require_labels=True)) == 1
+    with pytest.raises(ValueError, match="Declare it: schema='msd-task01'"):
+        find_cases(task, schema="brats2023-gli")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("FLAIR", "T1", "T1-Gd", "T2"),
+        ("t2f", "t1n", "t1c", "t2w"),
+        ("Flair", "T1_w", "T1_ce", "T2_w"),
+    ],
+)
+def test_channels_are_known_under_every_usual_name_and_in_the_form_of_nnunet(task, names):
+    content = {"channel_names": {str(at): name for at, name in enumerate(names)}, "labels": TISSUES}
+    (task / "dataset.json").write_text(json.dumps(content))
+    case = find_cases(task, schema="msd-task01")[0]
+    assert case.channels == {"flair": 0, "t1": 1, "t1ce": 2, "t2": 3}
+
+
+@pytest.mark.parametrize("labels", [{"background": 0, "whole tumor": [1, 2, 3]}, {"a": 1, "b": 1}])
+def test_regions_do_not_say_which_integer_is_which_tissue(task, labels):
+    write_listing(task, labels=labels)
+    with pytest.raises(ValueError, match="name the tissues, or leave the masks out"):
+        find_cases(task, schema="msd-task01")
+
+
+@pytest.mark.parametrize("labels", [None, 3, {"whole tumor": [1, 2]}, {"0": "kidney"}])
+def test_to_predict_nobody_asks_what_the_labels_mean(task, labels):
+    write_listing(task, labels=labels)
+    assert len(find_cases(task, use_labels=False)) == 2
+
+
+@pytest.mark.parametrize("folders", [("imagesTr", "labelsTr"), ("imagesTs",)])
+def test_the_raw_files_of_nnunet_are_refused_by_name(tmp_path, folders):
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    for channel in range(4):
+        (tmp_path / folders[0] / f"BraTS_001_{channel:04d}.nii.gz").touch()
+    if "labelsTr" in folders:
+        (tmp_path / "labelsTr" / "BraTS_001.nii.gz").touch()
+    for use_labels in (True, False):
+        with pytest.raises(ValueError, match=r"nnU-Net's raw files.*Rename those to <case>_flair"):
+            find_cases(tmp_path, schema="msd-task01", use_labels=use_labels)
+
+
+def test_a_case_numbered_with_four_digits_is_no_raw_file_of_nnunet(tmp_path):
+    image, mask = np.ones((*SHAPE, 4), np.float32), np.zeros(SHAPE, np.uint8)
+    for number in range(4):
+        write_task(tmp_path, f"BRATS_{number:04d}", image, mask)
+    assert len(find_cases(tmp_path, schema="msd-task01")) == 4
+
+
+def test_test_images_alone_are_no_cases_with_masks(task):
+    shutil.rmtree(task / "imagesTr")
+    for folder in (task, task / "imagesTs"):
+        with pytest.raises(ValueError, match=r"imagesTs alone.* holds imagesTr and labelsTr"):
+            find_cases(folder, schema="msd-task01", require_labels=True)
+
+
+def test_a_training_image_without_mask_is_refused_where_masks_are_wanted(task):
+    (task / "labelsTr" / "BRATS_001.nii.gz").unlink()
+    with pytest.raises(ValueError, match=r"none for BRATS_001 .*Add labelsTr/BRATS_001\.nii\.gz"):
+        find_cases(task, schema="msd-task01", require_labels=True)
 
 
 # -- BraTS 2012-2015 -------------------------------------------------------------------------------

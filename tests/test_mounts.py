@@ -41,6 +41,17 @@ def test_both_forms_of_a_kaggle_mount_are_searched(tmp_path, mount):
     assert find_cohorts([tmp_path]) == [cohort]
 
 
+@pytest.mark.parametrize("case_folder", [True, False])
+def test_volumes_that_have_a_folder_each_are_one_cohort(tmp_path, case_folder):
+    home = tmp_path / "brats20" / "data"
+    for case_id in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        for kind in ("flair", "t1", "t1ce", "t2", "seg"):
+            name = f"{case_id}_{kind}.nii"
+            touch((home / case_id if case_folder else home) / name, name)
+    assert find_cohorts([tmp_path], require_labels=True) == [home]
+    assert len(find_cases(home, require_labels=True)) == 2
+
+
 def test_grades_are_parts_of_one_cohort(tmp_path):
     home = tmp_path / "MICCAI_BraTS_2018_Data_Training"
     lay(home / "HGG", "Brats18_CBICA_AAB_1")

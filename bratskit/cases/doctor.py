@@ -22,7 +22,7 @@ from bratskit.cases.look import Look, look_at
 from bratskit.labels import LabelSchema, get_schema
 from bratskit.runtime import progress
 
-__all__ = ["check_folder", "check_folders", "refuse_problems"]
+__all__ = ["check_folder", "check_folders", "home_of", "refuse_problems"]
 
 JournalPlace = Path | str | Literal["auto"] | None
 MOST_WORKERS = 8  # a case takes about 0.2 GB while it is open, and disks are seldom faster
@@ -106,7 +106,7 @@ def refuse_problems(
     """
     if not cases:
         return
-    folder = _folder_of(cases)
+    folder = home_of(cases)
     (rows,) = _examine_all([cases], [folder], workers=workers, journal=journal)
     schemas = sorted({case.schema.name: case.schema for case in cases}.items())
     findings = [finding for row in rows for finding in row.findings]
@@ -246,7 +246,8 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _folder_of(cases: Sequence[Case]) -> Path:
+def home_of(cases: Sequence[Case]) -> Path:
+    """Return the folder that all files of some cases lie below; their journal is named by it."""
     paths = [path for case in cases for path in (*case.paths.values(), case.labels_path) if path]
     parents = [Path(path).absolute().parent for path in paths]
     return Path(os.path.commonpath(parents)) if parents else Path()
@@ -272,4 +273,22 @@ def _check_names(files: CaseFiles) -> Iterator[Finding]:
             where=" and ".join(str(path) for path in paths),
             mend="Move all but one elsewhere.",
             severity="problem",
+        )
+    for path in [files.borrowed_mask] if files.borrowed_mask else []:
+        yield Finding(
+            case=files.id,
+            kind="borrowed-mask",
+            what="taken for the mask, though it is not named so: it alone is left in the folder",
+            where=str(path),
+            mend="Look whose it is. If it is no expert's, move it elsewhere.",
+            severity="note",
+        )
+    for path in files.passed_by:
+        yield Finding(
+            case=files.id,
+            kind="passed-by",
+            what="not taken for the mask: it lies apart from the images, as predictions do",
+            where=str(path),
+            mend="If it is the expert's mask, put it beside the images.",
+            severity="note",
         )

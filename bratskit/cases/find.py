@@ -14,6 +14,7 @@ from bratskit.cases.layouts import (
     add_vsd,
     file_of,
     is_volume,
+    pass_by_masks,
 )
 from bratskit.labels import MODALITIES, LabelSchema, get_schema
 
@@ -61,13 +62,14 @@ def find_cases(
     _refuse_repeated(collected)
     _refuse_missing(collected)
     if require_labels:
-        collected = [files for files in collected if not _is_msd_test(files)] or collected
+        collected = _without_msd_tests(collected, folder)
     cases = [as_case(files, schema=schema, use_labels=use_labels) for files in collected]
     bare = [case.id for case in cases if case.labels_path is None]
     if require_labels and bare:
         msg = (
             f"every case must have a mask here; got none for {_some(bare)} in {folder}. "
             f"Add {_wanted_name(collected, bare[0], 'seg')}, or leave the case out."
+            f"{_say_passed_by(collected, bare[0])}"
         )
         raise ValueError(msg)
     return cases
@@ -96,6 +98,8 @@ def collect_files(folder: Path | str) -> list[CaseFiles]:
             add_decathlon(root, tasks, found)
             add_brats([path for path in paths if path.suffix.lower() != ".mha"], found)
             add_vsd(paths, found)
+    for files in found.values():
+        pass_by_masks(files)
     return [found[name] for name in sorted(found)]
 
 
@@ -132,10 +136,28 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str], list[Path]]]:
         yield Path(root), tasks, [Path(root, name) for name in sorted(names) if is_volume(name)]
 
 
+def _without_msd_tests(collected: list[CaseFiles], folder: Path | str) -> list[CaseFiles]:
+    left = [files for files in collected if not _is_msd_test(files)]
+    if not left:
+        msg = (
+            f"folder must hold cases with masks; got {folder}, which has {TEST_FOLDER} alone: the "
+            "challenge keeps their masks. Give the folder that holds imagesTr and labelsTr."
+        )
+        raise ValueError(msg)
+    return left
+
+
 def _is_msd_test(files: CaseFiles) -> bool:
     return (
         files.listing is not None and next(iter(files.files.values()))[0].parent.name == TEST_FOLDER
     )
+
+
+def _say_passed_by(collected: list[CaseFiles], case_id: str) -> str:
+    (files,) = (files for files in collected if files.id == case_id)
+    if not files.passed_by:
+        return ""
+    return f" {files.passed_by[0]} was not taken: it lies apart from the images, as predictions do."
 
 
 def _refuse_repeated(collected: list[CaseFiles]) -> None:

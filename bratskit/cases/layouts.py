@@ -1,12 +1,18 @@
 """Know what each edition calls its files and folders, for finding cases and for writing them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, Listing, read_listing
+from bratskit.cases.decathlon import (
+    IMAGE_FOLDERS,
+    LABEL_FOLDER,
+    Listing,
+    read_listing,
+    refuse_channel_files,
+)
 from bratskit.labels import MODALITIES, LabelSchema
 
 __all__ = [
@@ -19,6 +25,8 @@ __all__ = [
     "file_of",
     "is_volume",
     "layout_of",
+    "own_folders",
+    "pass_by_masks",
 ]
 
 Layout = Literal["vsd", "brats2017", "brats2023", "decathlon"]
@@ -29,6 +37,9 @@ _TAILS: dict[Layout, dict[str, str]] = {
 }
 _KINDS = {tail[1:]: kind for tails in _TAILS.values() for kind, tail in tails.items()}
 _BRATS = re.compile(rf"(?P<id>.+)[_-](?P<kind>{'|'.join(_KINDS)})\.nii(\.gz)?", re.IGNORECASE)
+
+_STRANGE_MASK = re.compile(r"(.*[\W_])?segm\.nii(\.gz)?", re.IGNORECASE)
+_MASK_FOLDERS = re.compile(r"(expert|manual)?(seg|mask|label|truth|groundtruth|gt)s?(tr)?")
 
 # BraTS 2013: VSD.Brain.XX.O.MR_Flair.684.mha, VSD.Brain_2more.XX.XX.OT.6560.mha; 2015: ...3more...
 # The names of 2012 itself (BRATS_HG0001_truth.mha) are not known on purpose: their masks have two
@@ -54,12 +65,15 @@ class CaseFiles:
         files: Paths found for each modality and for "seg".
         layout: Whose names the files carry.
         listing: The `dataset.json` that says what is in the case's 4D file; None elsewhere.
+        passed_by: Files named like its mask that lie elsewhere, where predictions do, and are not
+            taken.
     """
 
     id: str
     files: dict[str, list[Path]] = field(default_factory=dict)
     layout: Layout = "brats2017"
     listing: Listing | None = None
+    passed_by: list[Path] = field(default_factory=list)
 
     @property
     def missing(self) -> list[str]:
@@ -70,6 +84,12 @@ class CaseFiles:
     def repeated(self) -> dict[str, list[Path]]:
         """Kinds of file of which there are several."""
         return {kind: paths for kind, paths in self.files.items() if len(paths) > 1}
+
+    @property
+    def borrowed_mask(self) -> Path | None:
+        """Mask that is taken although it does not carry the case's name, as Kaggle's of 355."""
+        masks = self.files.get("seg", []) if self.layout.startswith("brats") else []
+        return next((path for path in masks if not _BRATS.fullmatch(path.name)), None)
 
     @property
     def channels(self) -> Mapping[str, int]:
@@ -119,8 +139,9 @@ def is_volume(name: str) -> bool:
 def add_brats(paths: list[Path], found: dict[str, CaseFiles]) -> None:
     """Sort the files of one folder that are named as since 2017 into their cases.
 
-    A case without `_seg` whose own folder holds exactly one other NIfTI named like a segmentation
-    takes that one: Kaggle's BraTS20_Training_355 has `W39_1998.09.19_Segm.nii`.
+    A case without `_seg` whose own folder holds exactly one other NIfTI, whose name ends in `Segm`,
+    takes that one: Kaggle's BraTS20_Training_355 has `W39_1998.09.19_Segm.nii`. No other name is
+    believed: what a network wrote is called a segmentation too.
     """
     here: dict[str, CaseFiles] = {}
     strangers = []
@@ -135,10 +156,40 @@ def add_brats(paths: list[Path], found: dict[str, CaseFiles]) -> None:
         if kind in ("t2f", "t1n", "t1c", "t2w"):
             files.layout = "brats2023"
         here[files.id] = files
-    masks = [path for path in strangers if "seg" in path.name.lower()]
+    masks = [path for path in strangers if _STRANGE_MASK.fullmatch(path.name)]
     if len(here) == 1 and len(masks) == len(strangers) == 1:
         (files,) = here.values()
         files.files.setdefault("seg", masks)
+
+
+def pass_by_masks(files: CaseFiles) -> None:
+    """Leave out masks that lie apart from the images of their case, where predictions would.
+
+    A mask is taken from a folder that holds an image of the case, from one of its own name (on
+    Kaggle: `X_seg.nii/X_seg.nii`), and from one called seg, masks, labels, truth or the like.
+    """
+    masks = files.files.get("seg", [])
+    if not files.layout.startswith("brats") or set(files.files) <= {"seg"}:
+        return
+    homes = {path.parent for name in MODALITIES for path in files.files.get(name, [])}
+    near = [path for path in masks if path.parent in homes or _is_mask_folder(path)]
+    files.passed_by += [path for path in masks if path not in near]
+    if near:
+        files.files["seg"] = near
+    else:
+        files.files.pop("seg", None)
+
+
+def own_folders(folder: Path, names: Iterable[str]) -> list[Path]:
+    """List the volumes that lie in a folder of their own name, as Kaggle unpacks some archives."""
+    return [folder / name / name for name in names if is_volume(name)]
+
+
+def _is_mask_folder(path: Path) -> bool:
+    folder = path.parent.name
+    if is_volume(folder):
+        return _stem(Path(folder)).lower() == _stem(path).lower()
+    return bool(_MASK_FOLDERS.fullmatch(re.sub(r"[\W_]", "", folder.lower())))
 
 
 def add_vsd(paths: list[Path], found: dict[str, CaseFiles]) -> None:
@@ -169,13 +220,17 @@ def add_decathlon(root: Path, folders: list[str], found: dict[str, CaseFiles]) -
 
     Raises:
         FileNotFoundError: There are images and no `dataset.json`.
-        ValueError: It cannot be read, or names a modality that is none of `MODALITIES`.
+        ValueError: It cannot be read, or names a modality that is none of `MODALITIES`, or the
+            images are nnU-Net's, one file a channel.
     """
     images = [path for folder in folders for path in _volumes_in(root / folder)]
     if not images:
         return
-    listing = read_listing(root)
     masks = {_stem(path): path for path in _volumes_in(root / LABEL_FOLDER)}
+    for folder in folders:
+        here = [_stem(path) for path in images if path.parent.name == folder]
+        refuse_channel_files(root / folder, here, masks)
+    listing = read_listing(root)
     for path in images:
         files = found.setdefault(_stem(path), CaseFiles(_stem(path), layout="decathlon"))
         files.listing = listing

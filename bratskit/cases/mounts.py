@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, LISTING
-from bratskit.cases.layouts import CaseFiles, add_brats, add_vsd, is_volume
+from bratskit.cases.layouts import CaseFiles, add_brats, add_vsd, is_volume, own_folders
 
 __all__ = ["default_roots", "find_cohorts", "pick_cohort"]
 
@@ -103,6 +103,7 @@ def _cases_in(folder: Path, folders: list[str], names: set[str]) -> dict[str, Ca
     """Collect what this folder alone holds, and volumes that have a folder of their own name."""
     found: dict[str, CaseFiles] = {}
     volumes = [folder / name for name in sorted(names) if is_volume(name)]
+    volumes += own_folders(folder, folders)
     add_brats([path for path in volumes if path.suffix.lower() != ".mha"], found)
     inner = [folder / name / f"{name}.mha" for name in folders if name.upper().startswith("VSD.")]
     add_vsd([*volumes, *inner], found)
