@@ -304,3 +304,14 @@ def test_a_patient_that_was_not_prepared_is_named(store, tmp_path):
     split = dataclasses.replace(small_split(ids), train=("BraTS_missing",))
     with pytest.raises(FileNotFoundError, match=r"first BraTS_missing\. Run `bratskit prepare"):
         train(folder, RunFolder(tmp_path / "run"), recipe=small_recipe(), split=split)
+
+
+@pytest.mark.parametrize("at", [0, -2])
+def test_a_patient_without_a_mask_is_refused_before_anything_is_learned(store, tmp_path, at):
+    folder, ids = store
+    bare = dataclasses.replace(make_prepared(ids[at]), labels=None)
+    save_prepared(bare, folder)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"got none for {ids[at]}\. Add the masks and run"):
+        train(folder, run, recipe=small_recipe(), split=small_split(ids))
+    assert not run.history.exists()

@@ -11,6 +11,8 @@ from bratskit.settings import Recipe
 
 __all__ = ["open_parts"]
 
+_SHOWN = 5  # names quoted in one message before the rest is counted
+
 
 def open_parts(
     prepared_dir: Path, split: Split, recipe: Recipe
@@ -27,8 +29,8 @@ def open_parts(
 
     Raises:
         FileNotFoundError: A patient was not prepared.
-        ValueError: There is nobody to learn from, or a patient was prepared by other settings
-            or has a damaged file.
+        ValueError: There is nobody to learn from, or a patient was prepared without a mask or by
+            other settings, or has a damaged file.
     """
     if not split.train:
         msg = "split.train must hold at least one patient; got none. Make it from more cases."
@@ -43,10 +45,24 @@ def open_parts(
         raise FileNotFoundError(msg)
     for name in (*split.train, *split.validation):
         _refuse_other_preparation(prepared_dir / name, recipe)
+    _refuse_bare(prepared_dir, (*split.train, *split.validation))
     return (
         [_open_whole(prepared_dir / name) for name in split.train],
         [_open_whole(prepared_dir / name) for name in split.validation],
     )
+
+
+def _refuse_bare(prepared_dir: Path, names: tuple[str, ...]) -> None:
+    """Refuse patients without a mask: nothing is learned from them, and no score comes of them."""
+    bare = [name for name in names if not read_receipt(prepared_dir / name)["has_labels"]]
+    if bare:
+        rest = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
+        msg = (
+            f"{prepared_dir} must hold a mask of every training and validation patient; got none "
+            f"for {', '.join(bare[:_SHOWN])}{rest}. Add the masks and run `bratskit prepare` "
+            "again, or leave those patients out of the split: `bratskit split DATA FILE` draws one."
+        )
+        raise ValueError(msg)
 
 
 def _open_whole(folder: Path) -> Prepared:
