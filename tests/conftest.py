@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -64,7 +65,14 @@ def synthetic_labels(shape: tuple[int, int, int]) -> np.ndarray:
     return labels
 
 
-def synthetic_image(labels: np.ndarray, rng: np.random.Generator, channel: int) -> np.ndarray:
+def texture_of(case_id: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """Draw what is a patient's own, from the name: without it all cases look like one patient."""
+    return np.random.default_rng(zlib.crc32(case_id.encode())).normal(0, 40, shape)
+
+
+def synthetic_image(
+    labels: np.ndarray, rng: np.random.Generator, channel: int, texture: np.ndarray
+) -> np.ndarray:
     """Draw one modality: a noisy ellipsoid brain on zero, tissue offsets that differ by channel."""
     grid = np.meshgrid(*(np.linspace(-1, 1, n) for n in labels.shape), indexing="ij")
     brain = sum(axis**2 for axis in grid) < 0.8
@@ -72,7 +80,9 @@ def synthetic_image(labels: np.ndarray, rng: np.random.Generator, channel: int) 
     offsets |= {"t1ce": (0, -50, -20, 200), "t2": (0, 150, 140, 80)}
     tissue = np.array(offsets[MODALITIES[channel]])[labels]
     noise = rng.normal(0, 10, labels.shape)
-    return np.where(brain | (labels > 0), 300 + 40 * channel + tissue + noise, 0).astype(np.int16)
+    return np.where(brain | (labels > 0), 300 + 40 * channel + tissue + noise + texture, 0).astype(
+        np.int16
+    )
 
 
 @pytest.fixture
@@ -130,7 +140,11 @@ def write_case(rng: np.random.Generator) -> Callable[..., Case]:
         paths = {}
         for modality in modalities:
             channel = MODALITIES.index(modality)
-            array = synthetic_image(internal, rng, channel) if image is None else image[channel]
+            array = (
+                image[channel]
+                if image is not None
+                else synthetic_image(internal, rng, channel, texture_of(case_id, shape))
+            )
             paths[modality] = save(np.asarray(array).astype(dtype), modality)
         mask = None if labels is None else save(np.asarray(labels).astype(np.uint8), "seg")
         return Case(id=case_id, paths=paths, labels_path=mask, schema=edition)

@@ -1,11 +1,12 @@
 """A run opened from any notebook is begun once, and keeps what it was begun with."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
-from bratskit.cases import load_scan
+from bratskit.cases import Split, check_folders, find_cases, load_scan, make_split
 from bratskit.jobs import begin, begin_run
 from bratskit.jobs.begin import _split
 from bratskit.runtime import RunFolder
@@ -52,8 +53,6 @@ def test_epochs_override_the_recipe_of_a_new_run_only(real_like, tmp_path):
 
 
 def test_extra_phantoms_are_trained_on_and_never_scored(real_like, tmp_path):
-    from bratskit.cases import find_cases
-
     own = find_cases(real_like)
     extra = find_cases(real_like)[:1]
     object.__setattr__(extra[0], "id", "ExtraPhantom_00000")
@@ -69,6 +68,62 @@ def test_extra_phantoms_are_other_phantoms_than_a_cohort_of_the_same_seed(tmp_pa
     begin._extra_phantoms(RunFolder(tmp_path), recipe)
     assert asked["seed"] != recipe.seed
     assert asked["prefix"] != "Phantom"
+
+
+def with_twins(folder, write_case):
+    """Make four patients, and each of them again under a name that does not tell."""
+    twins = []
+    for number in range(4):
+        case = write_case(folder, f"BraTS2021_0000{number}")
+        other = folder / f"BRATS_10{number}"
+        other.mkdir()
+        for path in (*case.paths.values(), case.labels_path):
+            shutil.copy(path, other / path.name.replace(case.id, other.name))
+        twins.append((other.name, case.id))
+    return twins
+
+
+def test_a_patient_under_two_names_is_in_one_part(write_case, tmp_path, capsys):
+    twins = with_twins(tmp_path / "cohort", write_case)
+    words = {"data_dir": tmp_path / "cohort", "recipe_name": "smoke", "is_prepared": False}
+    run = begin_run(tmp_path / "run", **words)
+    parts = run.split.part_of
+    assert [parts[one] for one, _ in twins] == [parts[other] for _, other in twins]
+    assert run.split.same_patient == tuple(twins)
+    assert "kept in one part: BRATS_100 = BraTS2021_00000; BRATS_101" in capsys.readouterr().out
+
+
+def test_a_run_whose_split_was_drawn_blindly_is_refused(write_case, tmp_path):
+    (one, other), *_ = with_twins(tmp_path / "cohort", write_case)
+    cases = find_cases(tmp_path / "cohort")
+    run = RunFolder(tmp_path / "run").create()
+    ids = [case.id for case in cases if case.id not in (one, other)]
+    Split(train=(one, *ids[2:]), validation=(other,), test=tuple(ids[:2])).save(run.split)
+    words = {"data_dir": tmp_path / "cohort", "recipe_name": "smoke", "is_prepared": False}
+    begin_run(run.path, **words)  # nobody has read the scans, and that takes long
+    check_folders([tmp_path / "cohort"], journal="auto")
+    msg = rf"got {one} in train and {other} in validation .*Choose another run_dir"
+    with pytest.raises(ValueError, match=msg):
+        begin_run(run.path, **words)
+
+
+def test_patients_without_twins_are_drawn_as_ever(real_like, tmp_path):
+    run = begin_run(tmp_path / "run", data_dir=real_like, recipe_name="smoke", is_prepared=False)
+    assert run.split == make_split(list(run.cases), seed=0)
+    assert run.split.same_patient == ()
+
+
+def test_phantoms_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setattr(begin, "read_fingerprints", None)
+    words = {"n_cases": 3, "phantom_spacing_mm": 10.0, "recipe_name": "smoke"}
+    assert begin_run(tmp_path / "run", is_prepared=False, **words).is_phantom
+
+
+@pytest.mark.slow
+def test_the_thirty_real_patients_are_drawn_as_for_the_stored_results(real_cases, tmp_path):
+    run = begin_run(tmp_path / "run", data_dir=real_cases, recipe_name="smoke", is_prepared=False)
+    enhancing = {name: fact.has_et for name, fact in run.split.facts.items()}
+    assert run.split == make_split(list(run.cases), seed=0, has_et=enhancing)
 
 
 def test_a_manifest_of_other_cases_is_refused(real_like, tmp_path):

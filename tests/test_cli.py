@@ -141,6 +141,21 @@ def test_extra_phantoms_are_learned_from_and_never_scored(data, tmp_path, write_
     assert not {*split["validation"], *split["test"]} & {*extra}
 
 
+@pytest.mark.parametrize("form", ["fast", "compact"])
+def test_a_patient_prepared_under_two_names_is_in_one_part(data, tmp_path, capsys, form):
+    for number in range(4):
+        home = data / f"BraTS20_Training_{number:03d}"
+        copy_case(home, data / f"BRATS_10{number}")
+    prepared = tmp_path / "prepared"
+    run(capsys, "prepare", data, prepared, "--recipe", "nano", "--form", form)
+    code, *_ = run(capsys, "train", prepared, tmp_path / "run", "--recipe", "nano")
+    split = json.loads((tmp_path / "run" / "split.json").read_text())
+    parts = {name: part for part in ("train", "validation", "test") for name in split[part]}
+    assert code == 0
+    for number in range(4):
+        assert parts[f"BRATS_10{number}"] == parts[f"BraTS20_Training_{number:03d}"]
+
+
 def test_a_fold_drawn_over_two_folders_is_trained_on(tmp_path, write_case, rng, capsys):
     for number in range(5):
         case = write_case(tmp_path / "one", f"Brats18_X_{number}_1")

@@ -27,6 +27,18 @@ from bratskit.cases.patients import (
         ("BraTS-GLI-01482-000", "BraTS2021_01482"),
         ("BraTS-PED-00012-001", "BraTS-PED-00012"),
         ("BRATS_001", "BRATS_001"),
+        ("brats-gli-01482-001", "BraTS2021_01482"),
+        ("brats2021_01482", "BraTS2021_01482"),
+        ("brats-met-00012-001", "BraTS-MET-00012"),
+        ("BRATS18_tcia02_135_1", "TCIA_135"),
+        ("Brats_TCIA_Pat135_0001", "TCIA_135"),
+        ("UCSF-PDGM-0431", "UCSF-PDGM-0431"),
+        ("UCSF-PDGM-431", "UCSF-PDGM-0431"),
+        ("UCSF-PDGM-0431_FU001d_nifti", "UCSF-PDGM-0431"),
+        ("UPENN-GBM-00001_11", "UPENN-GBM-00001"),
+        ("UPENN-GBM-00001_21", "UPENN-GBM-00001"),
+        ("TCGA-02-0006_1996.08.23", "TCGA-02-0006"),
+        ("TCGA_CS_4941_19960909", "TCGA-CS-4941"),
     ],
 )
 def test_patient_is_read_from_the_conventions_of_the_editions(case_id, patient):
@@ -121,6 +133,7 @@ def test_edition_is_the_series_of_the_name():
         "Phantom",
         "BraTS-MET",
     ]
+    assert edition_of("brats-met-00001-000") == "BraTS-MET"
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from bratskit.runtime import progress
 __all__ = ["CaseFacts", "edition_of", "facts_by_name", "read_facts"]
 
 _ET = 3  # internal label
-_TASK = re.compile(r"(BraTS-[A-Z]+)-\d")
+_TASK = re.compile(r"BraTS-([A-Z]+)-\d", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def edition_of(case_id: str) -> str:
         ['Brats18', 'BraTS-PED', 'BRATS']
     """
     match = _TASK.match(case_id)
-    return match[1] if match else re.split(r"[_-]", case_id, maxsplit=1)[0]
+    return f"BraTS-{match[1].upper()}" if match else re.split(r"[_-]", case_id, maxsplit=1)[0]
 
 
 def _read(cases: Sequence[Case], threads: int) -> Iterator[tuple[str, CaseFacts]]:

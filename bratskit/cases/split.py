@@ -154,12 +154,13 @@ def make_split(
     return Split(**parts, seed=seed, same_patient=groups, facts=known)
 
 
-def refuse_leaks(split: Split, duplicates: Iterable[Duplicate]) -> None:
+def refuse_leaks(split: Split, duplicates: Iterable[Duplicate], *, mend: str = "") -> None:
     """Refuse a split that has one patient in two parts under two names.
 
     Args:
         split: Parts of cases of any folders and editions.
         duplicates: From `find_duplicates`, named by case id; cases outside the split are ignored.
+        mend: What to do about it, where that is known better than here.
 
     Raises:
         ValueError: Names for each such pair both ids, their parts, the evidence and the mend.
@@ -179,9 +180,10 @@ def refuse_leaks(split: Split, duplicates: Iterable[Duplicate]) -> None:
         for found in leaks[:_SHOWN]
     ]
     rest = f" and {len(leaks) - _SHOWN} more" if len(leaks) > _SHOWN else ""
+    mend = mend or "Draw it again with same_patient=same_patients(cases)"
     msg = (
-        f"split must keep a patient in one part; got {'; '.join(shown)}{rest}. Draw it again with "
-        f"same_patient=same_patients(cases), or leave {leaks[0].second} out."
+        f"split must keep a patient in one part; got {'; '.join(shown)}{rest}. {mend}, or leave "
+        f"{leaks[0].second} out."
     )
     raise ValueError(msg)
 

@@ -3,11 +3,24 @@
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bratskit.cases import Case, Split, find_cases, make_cohort, make_split, read_facts
+from bratskit.cases import (
+    Case,
+    Split,
+    find_cases,
+    find_duplicates,
+    make_cohort,
+    make_split,
+    patient_of,
+    read_facts,
+    refuse_leaks,
+    same_patients,
+)
 from bratskit.cases.mounts import DEEPEST, default_roots, pick_cohort
+from bratskit.cases.patients import known_fingerprints, read_fingerprints
 from bratskit.labels import get_schema
 from bratskit.runtime import RunFolder, write_atomically
 from bratskit.settings import Recipe, get_recipe
@@ -66,8 +79,9 @@ def begin_run(
     """Open a run folder, doing only what is not done yet.
 
     A new folder gets its settings, its cases (phantoms where `data_dir` is empty), a split by
-    patient and prepared arrays. A folder that has them keeps them: the files decide, so that
-    notebooks opened in any order agree.
+    patient and prepared arrays. Every scan is read for the split, unless `bratskit check` has: one
+    patient under two names is in one part. A folder that has them keeps them: the files decide, so
+    that notebooks opened in any order agree.
 
     Args:
         run_dir: Run folder, made if absent.
@@ -84,7 +98,7 @@ def begin_run(
 
     Raises:
         ValueError: The folder was begun with another recipe or other data; says which. Or
-            "auto" found several cohorts; lists them.
+            "auto" found several cohorts; lists them. Or its split has one patient in two parts.
         FileNotFoundError: `data_dir` holds no case.
         PermissionError: The folder cannot be written to.
     """
@@ -99,7 +113,7 @@ def begin_run(
     source = json.loads(folder.source.read_text(encoding="utf-8"))
     own = _cases(folder, source)
     extra = _extra_phantoms(folder, recipe) if data_dir else []
-    split = _split(folder, own, extra, seed=recipe.seed)
+    split = _split(folder, own, extra, seed=recipe.seed, data_dir=data_dir)
     cases = [*own, *extra]
     if is_prepared:
         from bratskit.preprocess import prepare_cohort  # needs torch; a look at a run does not
@@ -233,14 +247,23 @@ def _extra_phantoms(folder: RunFolder, recipe: Recipe) -> list[Case]:
     return make_cohort(folder.cases, n_cases=n_cases, seed=seed, prefix=EXTRA)
 
 
-def _split(folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int) -> Split:
-    """Read the manifest, or draw it: only the cohort's own cases are validated and tested on."""
+def _split(
+    folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int, data_dir: str = ""
+) -> Split:
+    """Read the manifest, or draw it: only the cohort's own cases are validated and tested on.
+
+    Phantoms of ours are not compared: their seeds differ.
+    """
+    places = [data_dir] if data_dir else []
     if not folder.split.exists():
         facts = read_facts(own)
         enhancing = {name: fact.has_et for name, fact in facts.items() if fact.has_et is not None}
-        drawn = make_split(own, seed=seed, has_et=enhancing)  # as the stored results were drawn
+        same = same_patients(own, prints=read_fingerprints(own, folders=places)) if places else ()
+        # by `has_et`, as the stored results were drawn
+        drawn = make_split(own, seed=seed, has_et=enhancing, same_patient=same)
         train = (*drawn.train, *(case.id for case in extra))
         dataclasses.replace(drawn, train=train, facts=facts).save(folder.split)
+        _say_twins(same)
     split = Split.load(folder.split)
     known = {case.id for case in (*own, *extra)}
     strangers = {*split.train, *split.validation, *split.test} - known
@@ -250,4 +273,15 @@ def _split(folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int) 
             f"{len(strangers)} others. Delete it to draw a new split."
         )
         raise ValueError(msg)
+    if places:
+        prints = list(known_fingerprints(own, folders=places).values())
+        mend = f"Choose another run_dir: {folder.split} was drawn without comparing images"
+        refuse_leaks(split, find_duplicates(prints), mend=mend)
     return split
+
+
+def _say_twins(groups: Sequence[Sequence[str]]) -> None:
+    """Say which ids are one patient although their names do not tell."""
+    told = [" = ".join(group) for group in groups if len({patient_of(name) for name in group}) > 1]
+    if told:
+        sys.stdout.write(f"one patient each, kept in one part: {'; '.join(told)}\n")

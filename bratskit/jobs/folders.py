@@ -2,15 +2,17 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bratskit.runtime import RunFolder
+from bratskit.runtime import RunFolder, progress
 from bratskit.settings import Recipe, get_recipe
 
 if TYPE_CHECKING:
-    from bratskit.cases import Folds, Split
+    from bratskit.cases import Fingerprint, Folds, Split
 
 __all__ = ["split_folders", "train_prepared"]
 
@@ -88,7 +90,8 @@ def train_prepared(
         prepared: Folder of prepared cases.
         run: Run folder, new or begun.
         recipe_name: None takes the run's own recipe, or the default.
-        manifest: Split or folds to train by; None takes the run's own split, or draws one.
+        manifest: Split or folds to train by; None takes the run's own split, or draws one, which
+            keeps ids in one part whose prepared images look like one patient.
         fold: Which of the manifest's folds.
         max_minutes: Length of this session; None never ends.
         resume: True insists on a checkpoint to go on from, False throws an earlier one away.
@@ -120,7 +123,7 @@ def train_prepared(
         prepared,
         run,
         recipe=recipe,
-        split=_split_of(run, ids, manifest, fold=fold, seed=recipe.seed),
+        split=_split_of(run, prepared, ids, manifest, fold=fold, seed=recipe.seed),
         max_minutes=max_minutes,
         resume=resume is not False,
     )
@@ -128,7 +131,13 @@ def train_prepared(
 
 
 def _split_of(
-    run: RunFolder, ids: Sequence[str], manifest: Path | None, *, fold: int | None, seed: int
+    run: RunFolder,
+    prepared: Path,
+    ids: Sequence[str],
+    manifest: Path | None,
+    *,
+    fold: int | None,
+    seed: int,
 ) -> "Split":
     """Take the split asked for, else the run's own, else draw one."""
     from bratskit.cases import Split, load_split
@@ -138,7 +147,7 @@ def _split_of(
         raise ValueError(msg)
     begun = Split.load(run.split) if run.split.exists() else None
     if manifest is None:
-        return begun or _draw_split(ids, seed=seed)
+        return begun or _draw_split(prepared, ids, seed=seed)
     asked = load_split(manifest, fold=fold)
     if begun is not None and begun != asked:
         msg = (
@@ -149,14 +158,34 @@ def _split_of(
     return asked
 
 
-def _draw_split(ids: Sequence[str], *, seed: int) -> "Split":
-    """Draw the parts over the cohort's own cases; extra phantoms are for learning only."""
-    from bratskit.cases import make_split
+def _draw_split(prepared: Path, ids: Sequence[str], *, seed: int) -> "Split":
+    """Draw the parts over the cohort's own cases; extra phantoms are for learning only.
+
+    One patient under two names is known by the prepared arrays, which stand for the scans.
+    """
+    from bratskit.cases import find_duplicates, make_split
     from bratskit.jobs.begin import EXTRA
 
     extra = [case_id for case_id in ids if case_id.startswith(f"{EXTRA}_")]
-    drawn = make_split([case_id for case_id in ids if case_id not in extra], seed=seed)
+    own = [case_id for case_id in ids if case_id not in extra]
+    real = [prepared / case_id for case_id in own if not case_id.startswith("Phantom_")]
+    prints = list(progress(_fingerprints(real), "comparing cases", total=len(real)))
+    same = [(found.first, found.second) for found in find_duplicates(prints)]
+    drawn = make_split(own, seed=seed, same_patient=same)
     return dataclasses.replace(drawn, train=(*drawn.train, *extra))
+
+
+def _fingerprints(folders: Sequence[Path]) -> "Iterator[Fingerprint]":
+    from bratskit.cases import fingerprint
+    from bratskit.preprocess import open_prepared
+
+    def read(folder: Path) -> "Fingerprint":
+        case = open_prepared(folder)
+        image, _ = case.cut((slice(None),) * 3)
+        return fingerprint(case.id, dict(zip(case.modalities, image, strict=True)))
+
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        yield from pool.map(read, folders)
 
 
 def _recipe_of(name: str | None, run: RunFolder) -> Recipe:
