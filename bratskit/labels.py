@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = [
     "LABELS",
@@ -57,6 +57,19 @@ class LabelSchema:
             if source not in self.outside:
                 inverse.setdefault(internal, source)
         return dict(sorted(inverse.items()))
+
+    @property
+    def as_written(self) -> "LabelSchema":
+        """Return a schema that allows the same integers and leaves each of them as it is.
+
+        For those who must see a mask before it is read: what is merged or put outside cannot be
+        told apart afterwards.
+
+        Examples:
+            >>> SCHEMAS["brats2012-2015"].as_written.to_internal
+            {0: 0, 1: 1, 2: 2, 3: 3, 4: 4}
+        """
+        return replace(self, to_internal={value: value for value in self.to_internal}, outside={})
 
     def refuse_unknown(self, values: Iterable[int], *, where: str) -> None:
         """Refuse integers that this edition does not define.

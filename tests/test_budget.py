@@ -3,6 +3,7 @@
 import contextlib
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -222,10 +223,19 @@ def test_labels_that_the_images_contradict_stop_the_work(write_case, tmp_path, m
 
     cohort = [write_case(tmp_path / "data", f"BraTS20_Training_{n:03d}") for n in range(3)]
     monkeypatch.setattr("bratskit.preprocess.cohort.refuse_contradiction", refuse)
-    with pytest.raises(ValueError, match="3 cases, 4 looked at: another schema fits"):
+    with pytest.raises(ValueError, match="3 cases, 24 looked at: another schema fits"):
         prepare_cohort(cohort, tmp_path / "store", recipe=RECIPE)
     assert list_prepared(tmp_path / "store") == []
     assert len(prepare_cohort(cohort[:2], tmp_path / "store", recipe=RECIPE)) == 2  # too few to say
+
+
+def test_a_stray_mask_is_named_before_all_are_prepared(cohort, tmp_path, monkeypatch, capsys):
+    said = SimpleNamespace(message="labels look like ET. Look at its overlay.")
+    monkeypatch.setattr(
+        "bratskit.preprocess.cohort.refuse_contradiction", lambda *_, **__: {"stray": said}
+    )
+    prepare_cohort(cohort, tmp_path / "store", recipe=RECIPE)
+    assert "prepare: warning: stray: labels look like ET. Look" in capsys.readouterr().out
 
 
 def test_the_shell_chooses_the_form_and_refuses_in_one_line(cohort, tmp_path, capsys):

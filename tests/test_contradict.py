@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from bratskit.cases import (
+    contradict,
     find_cases,
     find_contradiction,
     find_odd_cases,
@@ -17,8 +18,8 @@ from bratskit.cases import (
     read_evidence,
     refuse_contradiction,
 )
-from bratskit.cases.evidence import PERMUTATIONS, Evidence
-from bratskit.labels import MODALITIES, get_schema
+from bratskit.cases.evidence import CAVITY, PERMUTATIONS, TISSUES, Evidence
+from bratskit.labels import MODALITIES, SCHEMAS, get_schema
 
 # Intensity of background, brain, NCR, ED, ET, fluid; the brain's own spread is about 30.
 SHOWN = {
@@ -30,10 +31,10 @@ SHOWN = {
 WRONG = PERMUTATIONS[1:]
 
 
-def head(rng, *, without=(), unlabelled=None, fluid=False):
+def head(rng, *, without=(), fluid=None):
     """Draw a 36^3 head with three nested balls: ED around ET around NCR; internal labels.
 
-    `without` lists what a tissue is replaced by; `unlabelled` is shown but read as background.
+    `without` lists what a tissue is replaced by; the label `fluid` is shown as a cavity.
     """
     i, j, k = np.mgrid[:36, :36, :36] - 17.5
     radius = np.sqrt((i - 3) ** 2 + j**2 + k**2)
@@ -42,9 +43,8 @@ def head(rng, *, without=(), unlabelled=None, fluid=False):
         labels[labels == tissue] = stand_in
     shown = np.where((i**2 + j**2 + k**2 < 17**2) | (labels > 0), labels + 1, 0)
     if fluid:
-        shown[labels == 3] = 5
+        shown[labels == fluid] = 5
     image = {name: np.array(SHOWN[name])[shown].astype(np.float32) for name in MODALITIES}
-    labels[labels == unlabelled] = 0
     for channel in image.values():
         channel[shown > 0] += rng.normal(0, 20, int((shown > 0).sum()))
     return image, labels
@@ -57,12 +57,22 @@ def permuted(labels, permutation):
     return lookup[labels]
 
 
-def evidence_of(rng, *, n=3, permutation=PERMUTATIONS[0], **drawn):
+def written(labels, *integers):
+    """Write masks in which NCR, ED, ET are these integers."""
+    return np.array((0, *integers), np.uint8)[labels]
+
+
+def evidence_of(rng, *, n=3, permutation=PERMUTATIONS[0], integers=(1, 2, 3), **drawn):
     heads = [head(rng, **drawn) for _ in range(n)]
     return [
-        read_evidence(f"case{i}", image, permuted(labels, permutation))
+        read_evidence(f"case{i}", image, written(permuted(labels, permutation), *integers))
         for i, (image, labels) in enumerate(heads)
     ]
+
+
+def exchange(found):
+    """Return the tissues that integers 1, 2, 3 are found to be; None for no contradiction."""
+    return found and tuple(found.reading[value] for value in TISSUES)
 
 
 def test_the_right_schema_is_not_contradicted(rng):
@@ -72,7 +82,7 @@ def test_the_right_schema_is_not_contradicted(rng):
 @pytest.mark.parametrize("permutation", WRONG, ids=str)
 def test_any_two_or_three_labels_exchanged_are_found_and_named(rng, permutation):
     found = find_contradiction(evidence_of(rng, permutation=permutation), schema="brats2023-gli")
-    assert found.permutation == permutation
+    assert exchange(found) == permutation
     assert (found.n_against, found.n_cases) == (3, 3)
 
 
@@ -85,19 +95,86 @@ def test_masks_of_the_decathlon_read_as_brats_2023_point_to_the_decathlon(rng):
 
 
 def test_masks_of_children_read_as_brats_2021_point_to_the_edition_of_children(rng):
-    found = find_contradiction(evidence_of(rng, permutation=(3, 1, 2)), schema="brats2017-2021")
+    found = find_contradiction(evidence_of(rng, integers=(2, 4, 1)), schema="brats2017-2021")
     assert found.candidates == ("brats2024-ped",)
 
 
-@pytest.mark.parametrize("wrong", ["brats2012-2015", "msd-task01"])
-def test_a_schema_with_several_integers_for_one_tissue_finds_its_way_back(rng, wrong):
-    schema, truth = get_schema("brats2024-ped"), get_schema(wrong)
-    lookup = np.zeros(5, np.uint8)  # what a mask of `wrong` becomes when it is read as PED
-    for source, internal in truth.to_internal.items():
-        lookup[internal] = schema.to_internal[source] if source != 3 or internal == 3 else 0
-    heads = [head(rng) for _ in range(3)]
-    evidence = [read_evidence(f"{i}", image, lookup[x]) for i, (image, x) in enumerate(heads)]
-    assert wrong in find_contradiction(evidence, schema=schema).candidates
+# What NCR, ED and ET are in each edition, and those that hold the same integers but read them
+# otherwise: declared for them, each must be stopped and the right one named.
+WRITTEN = {
+    "brats2017-2021": (1, 2, 4),
+    "brats2023-gli": (1, 2, 3),
+    "brats2024-ped": (2, 4, 1),
+    "msd-task01": (2, 1, 3),
+}
+MISTAKEN = [
+    (truth, wrong)
+    for truth, integers in WRITTEN.items()
+    for wrong, schema in SCHEMAS.items()
+    if set(integers) <= set(schema.to_internal)
+    and any(schema.to_internal[value] != SCHEMAS[truth].to_internal[value] for value in integers)
+]
+
+
+@pytest.mark.parametrize(("truth", "wrong"), MISTAKEN, ids=str)
+def test_any_schema_declared_for_another_is_stopped_and_the_right_one_named(rng, truth, wrong):
+    evidence = evidence_of(rng, integers=WRITTEN[truth])
+    assert truth in find_contradiction(evidence, schema=wrong).candidates
+    assert find_contradiction(evidence, schema=truth) is None
+
+
+def test_a_label_that_the_declared_schema_merges_with_another_speaks_all_the_same(rng):
+    found = find_contradiction(evidence_of(rng), schema="brats2012-2015")  # 1 and 3: both NCR
+    assert found.reading == {1: 1, 2: 2, 3: 3}
+    assert "label 3 (NET) that looks like ET" in found.message
+    assert "Declare schema='brats2023-gli'" in found.message
+
+
+def test_a_core_of_two_integers_is_no_contradiction(rng):
+    images, labels = zip(*(head(rng) for _ in range(4)), strict=True)
+    masks = [written(each, 1, 2, 4) for each in labels]
+    for mask in masks:
+        mask[:, :, :18][mask[:, :, :18] == 1] = 3  # necrosis here, non-enhancing there
+    evidence = [read_evidence("a", *pair) for pair in zip(images, masks, strict=True)]
+    assert find_contradiction(evidence, schema="brats2012-2015") is None
+
+
+def test_a_cyst_of_fluid_in_a_childs_tumour_is_no_contradiction(rng):
+    images, labels = zip(*(head(rng, fluid=1) for _ in range(4)), strict=True)
+    masks = [written(each, 3, 4, 1) for each in labels]
+    for mask in masks:
+        mask[:, :, :18][mask[:, :, :18] == 4] = 2
+    evidence = [read_evidence("a", *pair) for pair in zip(images, masks, strict=True)]
+    assert find_contradiction(evidence, schema="brats2024-ped") is None
+
+
+def test_advice_names_only_schemas_that_hold_every_integer_seen(rng):
+    # the decathlon would read 1 and 2 so, but knows no 4
+    evidence = evidence_of(rng, integers=(2, 1, 4))
+    found = find_contradiction(evidence, schema="brats2017-2021")
+    assert found.candidates == ()
+    assert "to_internal={0: 0, 1: 2, 2: 1, 4: 3}" in found.message
+
+
+def test_one_case_with_another_integer_takes_a_schema_off_the_advice(rng):
+    evidence = evidence_of(rng, permutation=(2, 1, 3))
+    assert find_contradiction(evidence, schema="brats2024-gli").candidates == ("msd-task01",)
+    more = [*evidence, replace(evidence[0], integers=(1, 2, 3, 4))]
+    assert find_contradiction(more, schema="brats2024-gli").candidates == ()
+
+
+@pytest.mark.parametrize("schema", ["brats2017-2021", "brats2024-ped", "brats2023-gli"])
+def test_masks_of_the_whole_tumour_are_stopped(rng, schema):
+    evidence = evidence_of(rng, integers=(1, 1, 1))
+    found = find_contradiction(evidence, schema=schema)
+    assert "one integer only, 1" in found.message
+    assert "whole-tumour masks?" in found.message
+    assert find_contradiction(evidence[:2], schema=schema) is None  # two may both be so
+
+
+def test_masks_of_one_tissue_each_are_not_those_of_the_whole_tumour(rng):
+    evidence = evidence_of(rng, n=2, integers=(1, 1, 1)) + evidence_of(rng, integers=(2, 2, 2))
+    assert find_contradiction(evidence, schema="brats2023-gli") is None
 
 
 def test_where_no_known_schema_reads_them_so_the_mapping_is_spelled_out(rng):
@@ -108,7 +185,7 @@ def test_where_no_known_schema_reads_them_so_the_mapping_is_spelled_out(rng):
 
 def test_one_case_alone_never_decides(rng):
     one = evidence_of(rng, n=1, permutation=(1, 3, 2))
-    assert one[0].fits.index(max(one[0].fits)) == 1
+    assert list(find_odd_cases(one, schema="brats2023-gli")) == ["case0"]
     assert find_contradiction(one, schema="brats2023-gli") is None
 
 
@@ -119,17 +196,37 @@ def test_two_wrong_cases_among_ten_do_not_stop_a_cohort_but_are_named(rng):
     ]
     evidence = evidence_of(rng, n=8) + strays
     assert find_contradiction(evidence, schema="brats2023-gli") is None
-    assert find_odd_cases(evidence) == {"stray0": (2, 1, 3), "stray1": (2, 1, 3)}
+    odd = find_odd_cases(evidence, schema="brats2023-gli")
+    assert {name: exchange(one) for name, one in odd.items()} == {
+        "stray0": (2, 1, 3),
+        "stray1": (2, 1, 3),
+    }
+    assert "a mask of another edition ('msd-task01')" in odd["stray0"].message
 
 
-def test_two_weak_cases_are_too_little_to_decide():
-    weak = [Evidence(case=str(i), fits=(0, 0, 3, 0, 0, 0)) for i in range(2)]
+def hints(monkeypatch, n, gain):
+    """Return cases of which each fits every other reading by a gain better than the declared."""
+    monkeypatch.setattr(
+        contradict, "fit", lambda _, readings: (0, 0, gain, *[0] * 9)[: len(readings)]
+    )
+    return [Evidence(case=str(i), integers=(1, 2, 3), looks={}) for i in range(n)]
+
+
+def test_two_weak_cases_are_too_little_to_decide(monkeypatch):
+    weak = hints(monkeypatch, 2, 3)
     assert find_contradiction(weak, schema="brats2023-gli") is None
 
 
-def test_many_faint_hints_do_not_add_up_to_proof():
-    faint = [Evidence(case=str(i), fits=(0, 0, 0.3, 0, 0, 0)) for i in range(1000)]
+def test_many_faint_hints_do_not_add_up_to_proof(monkeypatch):
+    faint = hints(monkeypatch, 1000, 0.3)
     assert find_contradiction(faint, schema="brats2023-gli") is None
+
+
+def test_cases_that_cannot_tell_do_not_outvote_those_that_can(rng):
+    # of tumours of which few enhance, most read the same with 3 as ET and as a part of the core
+    evidence = evidence_of(rng, n=20, without=[(3, 0)]) + evidence_of(rng, n=4)
+    assert find_contradiction(evidence, schema="brats2012-2015") is not None
+    assert find_contradiction(evidence, schema="brats2023-gli") is None
 
 
 def test_no_evidence_is_no_contradiction():
@@ -137,15 +234,33 @@ def test_no_evidence_is_no_contradiction():
 
 
 def test_a_cavity_read_as_enhancing_tumour_is_stopped(rng):
-    found = find_contradiction(evidence_of(rng, fluid=True), schema="brats2017-2021")
+    evidence = evidence_of(rng, fluid=3, integers=(1, 2, 4))
+    found = find_contradiction(evidence, schema="brats2017-2021")
     assert found.candidates == ("brats2024-gli",)
-    assert "label 4 (ET) that does not look like enhancing tumour" in found.message
+    assert "label 4 (ET) that looks like a resection cavity" in found.message
+    assert find_contradiction(evidence, schema="brats2024-gli") is None
 
 
 def test_enhancing_tumour_read_as_a_cavity_is_stopped(rng):
-    found = find_contradiction(evidence_of(rng, unlabelled=3), schema="brats2024-gli")
+    found = find_contradiction(evidence_of(rng, integers=(1, 2, 4)), schema="brats2024-gli")
+    assert found.reading == {1: 1, 2: 2, 4: 3}
     assert found.candidates == ("brats2012-2015", "brats2017-2021")
-    assert "label 4 (resection cavity) looks like ET" in found.message
+    assert "label 4 (resection cavity) that looks like ET" in found.message
+
+
+@pytest.mark.parametrize(("fluid", "integers"), [(1, (4, 2, 3)), (2, (1, 4, 3)), (3, (3, 2, 4))])
+def test_a_cavity_beside_any_tumour_is_no_contradiction(rng, fluid, integers):
+    evidence = evidence_of(rng, fluid=fluid, integers=integers)
+    found = find_contradiction(evidence, schema="brats2024-gli")
+    assert found is None or found.reading[4] == CAVITY
+
+
+def test_masks_of_nothing_but_a_cavity_tell_it_from_enhancing_tumour(rng):
+    alone = {"without": [(1, 0), (2, 0)], "integers": (1, 2, 4)}
+    cavities, tumours = evidence_of(rng, n=2, fluid=3, **alone), evidence_of(rng, n=2, **alone)
+    assert find_contradiction(cavities, schema="brats2024-gli") is None
+    assert find_contradiction(tumours, schema="brats2017-2021") is None
+    assert find_contradiction(cavities, schema="brats2017-2021").reading == {4: CAVITY}
 
 
 @pytest.mark.parametrize("label", [1, 2, 3])
@@ -160,13 +275,13 @@ def test_without_oedema_it_is_still_seen_which_label_enhances(rng, permutation):
     evidence = evidence_of(rng, without=[(2, 0)], permutation=permutation)
     found = find_contradiction(evidence, schema="brats2023-gli")
     enhancing = permutation.index(3)
-    assert found.permutation[enhancing] == 3
+    assert found.reading[enhancing + 1] == 3
 
 
 def test_without_oedema_a_core_that_is_the_border_is_not_taken_for_oedema(rng):
     # NCR outside and ET within, as in many tumours of children: NCR touches all that is outside
-    evidence = evidence_of(rng, n=8, without=[(1, 9), (2, 1), (9, 3)])
-    assert max(item.contact[0] for item in evidence) > 0.6
+    evidence = evidence_of(rng, n=8, without=[(1, 9), (2, 1), (9, 3)], integers=(2, 4, 1))
+    assert max(item.looks[2]["contact"] for item in evidence) > 0.6
     assert find_contradiction(evidence, schema="brats2024-ped") is None
 
 
@@ -175,8 +290,10 @@ def test_contact_is_the_share_of_a_labels_faces_that_see_the_outside(rng):
     labels[:] = 0
     labels[10:15, 10:15, 10:15], labels[15:20, 10:15, 10:15] = 1, 2  # two cubes, face to face
     labels[12, 12, 12] = 3  # too small to be looked at, but its six faces count
-    contact = read_evidence("a", image, labels).contact
-    assert contact == (float(Fraction(125, 150 + 6)), float(Fraction(125, 150)), None)
+    said = read_evidence("a", image, labels)
+    assert said.integers == (1, 2, 3)
+    contact = {value: look["contact"] for value, look in said.looks.items()}
+    assert contact == {1: float(Fraction(125, 150 + 6)), 2: float(Fraction(125, 150))}
 
 
 @pytest.mark.parametrize("wrong", [None, *WRONG[:2]], ids=str)
@@ -186,19 +303,19 @@ def test_a_gain_an_offset_and_a_flip_change_no_evidence(rng, wrong):
     other = [np.where(x > 0, 7 * x + 50, 0)[::-1, :, ::-1] for x in image.values()]
     before = read_evidence("a", image, labels)
     after = read_evidence("a", np.stack(other), labels[::-1, :, ::-1])
-    assert after.fits == pytest.approx(before.fits, abs=1e-3)
+    for value, look in before.looks.items():
+        assert after.looks[value] == pytest.approx(look, abs=1e-3)
 
 
 @pytest.mark.parametrize(
     "broken",
     [
         lambda image, labels: (image, np.zeros_like(labels)),
-        lambda image, labels: (image, (labels == 2).astype(np.uint8)),
         lambda image, labels: ({k: v for k, v in image.items() if k != "t1"}, labels),
         lambda image, labels: (image | {"t2": np.zeros_like(image["t2"])}, labels),
         lambda image, labels: (image | {"t2": np.full_like(image["t2"], np.nan)}, labels),
     ],
-    ids=["no tumour", "one label", "no t1", "empty t2", "t2 of nan"],
+    ids=["no tumour", "no t1", "empty t2", "t2 of nan"],
 )
 def test_a_case_that_shows_nothing_gives_no_evidence(rng, broken):
     assert read_evidence("a", *broken(*head(rng))) is None
@@ -215,12 +332,12 @@ def test_evidence_survives_json(rng):
     assert Evidence.from_dict(json.loads(json.dumps(item.to_dict()))) == item
 
 
-def cohort_on_disk(write_case, folder, rng, *, n, schema):
-    """Write masks in the integers of brats2023-gli and declare another schema for them."""
+def cohort_on_disk(write_case, folder, rng, *, n, schema, integers=(1, 2, 3)):
+    """Write masks in the integers of brats2023-gli, or others, and declare a schema for them."""
     cases = []
     for i in range(n):
         image, labels = head(rng)
-        image = np.stack(list(image.values()))
+        image, labels = np.stack(list(image.values())), written(labels, *integers)
         case = write_case(folder, f"case{i}", image=image, labels=labels, suffix=".nii")
         cases.append(replace(case, schema=get_schema(schema)))
     return cases
@@ -235,8 +352,33 @@ def test_a_cohort_under_a_wrong_schema_is_refused_in_one_line(rng, tmp_path, wri
 
 def test_a_cohort_under_its_own_schema_passes_with_or_without_masks(rng, tmp_path, write_case):
     cases = cohort_on_disk(write_case, tmp_path, rng, n=3, schema="brats2023-gli")
-    refuse_contradiction([*cases, replace(cases[0], labels_path=None)])
-    refuse_contradiction([])
+    assert refuse_contradiction([*cases, replace(cases[0], labels_path=None)]) == {}
+    assert refuse_contradiction([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("integers", "schema", "expected"),
+    [
+        ((1, 2, 3), "brats2012-2015", r"label 3 \(NET\) that looks like ET"),
+        ((1, 2, 4), "brats2024-gli", r"label 4 \(resection cavity\) that looks like ET"),
+        ((1, 1, 1), "brats2017-2021", "one integer only, 1"),
+    ],
+    ids=["merged", "put outside", "whole tumour"],
+)
+def test_what_is_gone_after_reading_is_refused_from_the_files(
+    rng, tmp_path, write_case, integers, schema, expected
+):
+    cases = cohort_on_disk(write_case, tmp_path, rng, n=3, schema=schema, integers=integers)
+    with pytest.raises(ValueError, match=expected):
+        refuse_contradiction(cases)
+
+
+def test_a_stray_among_the_files_is_returned_by_name(rng, tmp_path, write_case):
+    good = cohort_on_disk(write_case, tmp_path / "a", rng, n=6, schema="brats2023-gli")
+    (stray,) = cohort_on_disk(
+        write_case, tmp_path / "b", rng, n=1, schema="brats2023-gli", integers=(2, 1, 3)
+    )
+    assert list(refuse_contradiction([*good, replace(stray, id="stray")])) == ["stray"]
 
 
 def test_fewer_than_two_cases_to_read_are_refused():
@@ -255,7 +397,7 @@ def phantoms():
 def test_phantoms_say_what_their_labels_are(phantoms, permutation):
     evidence = [read_evidence("a", image, permuted(x, permutation)) for image, x in phantoms]
     found = find_contradiction(evidence, schema="brats2023-gli")
-    assert (found and found.permutation) == (None if permutation == (1, 2, 3) else permutation)
+    assert exchange(found) == (None if permutation == (1, 2, 3) else permutation)
 
 
 @pytest.mark.slow
@@ -282,16 +424,46 @@ def said_by_real_cases(real_cases):
 @pytest.mark.parametrize("n", [30, 10, 5, 3])
 @pytest.mark.parametrize("permutation", PERMUTATIONS, ids=str)
 def test_real_cases_say_what_their_labels_are(said_by_real_cases, rng, permutation, n):
-    evidence = said_by_real_cases[permutation]
-    expected = None if permutation == (1, 2, 3) else permutation
+    evidence, told = said_by_real_cases[permutation], []
     for _ in range(300 if n < len(evidence) else 1):
         chosen = [evidence[i] for i in rng.permutation(len(evidence))[:n]]
-        found = find_contradiction(chosen, schema="brats2023-gli")
-        assert (found and found.permutation) == expected
+        told.append(exchange(find_contradiction(chosen, schema="brats2023-gli")))
+    if permutation == (1, 2, 3):
+        assert set(told) == {None}
+    else:  # three may be named otherwise where little enhances, but are always stopped
+        assert None not in told
+        assert told.count(permutation) >= (0.97 if n == 3 else 1) * len(told)
 
 
 @pytest.mark.slow
-def test_no_real_case_is_odd_or_shows_a_cavity(said_by_real_cases):
-    evidence = said_by_real_cases[1, 2, 3]
-    assert find_odd_cases(evidence) == {}
-    assert max(item.fluid for item in evidence if item.fluid is not None) < 0
+def test_no_real_case_is_odd(said_by_real_cases):
+    for schema in ("brats2023-gli", "brats2023-met", "brats2024-gli"):
+        assert find_odd_cases(said_by_real_cases[1, 2, 3], schema=schema) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("integers", "right", "wrong"),
+    [
+        ((1, 2, 3), "brats2023-gli", "brats2012-2015"),
+        ((1, 2, 4), "brats2017-2021", "brats2024-gli"),
+    ],
+    ids=["merged", "put outside"],
+)
+def test_real_cases_show_a_label_that_is_gone_after_reading(
+    said_by_real_cases, rng, integers, right, wrong
+):
+    renamed = dict(zip(TISSUES, integers, strict=True))
+    evidence = [
+        replace(
+            item,
+            integers=tuple(renamed[value] for value in item.integers),
+            looks={renamed[value]: look for value, look in item.looks.items()},
+        )
+        for item in said_by_real_cases[1, 2, 3]
+    ]
+    for _ in range(200):
+        chosen = [evidence[i] for i in rng.permutation(len(evidence))[:10]]
+        assert find_contradiction(chosen[:3], schema=right) is None
+        assert find_contradiction(chosen, schema=right) is None
+        assert right in find_contradiction(chosen, schema=wrong).candidates

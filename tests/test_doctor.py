@@ -209,6 +209,71 @@ def _exchanged():
     return replace(get_schema("brats2017-2021"), name="odd", to_internal={0: 0, 1: 2, 2: 1, 4: 3})
 
 
+def rewrite_masks(folder, meaning, *, cases="*"):
+    """Write the masks of phantoms anew, each integer as `meaning` says."""
+    for path in folder.glob(f"{cases}/*_seg.nii.gz"):
+        image = nib.load(path)
+        array = np.asarray(image.dataobj).copy()
+        mask = np.zeros_like(array)
+        for old, new in meaning.items():
+            mask[array == old] = new
+        nib.save(nib.Nifti1Image(mask, image.affine, image.header), path)
+
+
+@pytest.mark.parametrize(
+    ("meaning", "schema", "expected"),
+    [
+        ({1: 1, 2: 2, 4: 3}, "brats2012-2015", "label 3 (NET) that looks like ET"),
+        ({1: 1, 2: 2, 4: 4}, "brats2024-gli", "label 4 (resection cavity) that looks like ET"),
+        ({1: 1, 2: 1, 4: 1}, "brats2017-2021", "one integer only, 1"),
+    ],
+    ids=["merged", "put outside", "whole tumour"],
+)
+def test_what_is_gone_after_reading_is_seen_in_the_files(some, meaning, schema, expected):
+    rewrite_masks(some, meaning)
+    (finding,) = (one for one in check_folder(some, schema=schema) if one.kind == "contradiction")
+    assert finding.severity == "problem"
+    assert expected in finding.what
+    with pytest.raises(ValueError, match="have problems, and nothing was begun"):
+        refuse_problems(find_cases(some, schema=schema), journal=None)
+
+
+def test_a_stray_mask_is_named_and_the_others_are_not(some):
+    rewrite_masks(some, {1: 4, 2: 2, 4: 1}, cases="Phantom_00002")
+    (finding,) = (one for one in check_folder(some) if one.kind == "odd-labels")
+    assert (finding.case, finding.severity) == ("Phantom_00002", "warning")
+    assert "label 1 (NCR/NET) that looks like ET" in finding.what
+
+
+def test_cases_called_as_in_another_edition_are_told_once(some):
+    for i, path in enumerate(sorted(some.iterdir())):
+        named = some / f"BraTS2021_{i:05d}"
+        path.rename(named)
+        for file in named.iterdir():
+            file.rename(named / file.name.replace(path.name, named.name))
+    assert not [one for one in check_folder(some) if one.kind == "other-edition"]
+    findings = check_folder(some, schema="brats2024-gli")
+    (finding,) = (one for one in findings if one.kind == "other-edition")
+    assert finding.severity == "warning"
+    assert "6 of 6 cases are called as in brats2017-2021 (BraTS2021_00000, " in finding.what
+
+
+def test_a_mask_is_not_told_to_be_misplaced_while_its_labels_are_in_doubt(some, monkeypatch):
+    examine_as_before = doctor.examine
+
+    def examine(case):
+        row = examine_as_before(case)
+        blamed = replace(row.findings[0], kind="mask-place", what="shifted", severity="problem")
+        return replace(row, findings=(blamed,))
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    places = [one for one in check_folder(some) if one.kind == "mask-place"]
+    assert {(one.what, one.severity) for one in places} == {("shifted", "problem")}
+    places = [one for one in check_folder(some, schema=_exchanged()) if one.kind == "mask-place"]
+    assert {one.severity for one in places} == {"note"}
+    assert all("cannot be judged while its labels are in doubt" in one.what for one in places)
+
+
 def test_a_case_unlike_the_cohort_in_orientation_grid_or_mask_is_noted(some):
     for path in (some / "Phantom_00001").glob("*.nii.gz"):
         turned = nib.as_closest_canonical(nib.load(path))

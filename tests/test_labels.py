@@ -120,3 +120,10 @@ def test_an_unknown_schema_lists_those_that_exist():
 
 def test_channels_are_in_the_order_written_into_checkpoints():
     assert MODALITIES == ("flair", "t1", "t1ce", "t2")
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=str)
+def test_as_written_allows_the_same_integers_and_changes_none(schema):
+    kept = schema.as_written.to_internal
+    assert set(kept) == set(schema.to_internal)
+    assert all(value == same for value, same in kept.items())

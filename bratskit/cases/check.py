@@ -18,7 +18,7 @@ __all__ = ["check_case", "check_look", "orientation_of"]
 
 QFORM_TOLERANCE_MM = 0.5  # quaternions and float32 round below that; a flip or a shift does not
 ONE_MM = (0.99, 1.01)  # what headers write for 1 mm
-_SPOILING = ("background", "misplaced", "not-stripped", "same-image", "slab")  # no witnesses
+SPOILING = ("background", "misplaced", "not-stripped", "same-image", "slab")  # no witnesses
 _UNITS = {1: "metre", 3: "micrometre"}  # NIfTI-1 standard, xyzt_units & 7; 0 unknown, 2 mm
 
 
@@ -36,7 +36,7 @@ def check_case(case: Case) -> list[Finding]:
 def check_look(look: Look) -> list[Finding]:
     """Check a case that is open already."""
     images = list(check_images(look))
-    spoiled = [finding.where.split(", ") for finding in images if finding.kind in _SPOILING]
+    spoiled = [finding.where.split(", ") for finding in images if finding.kind in SPOILING]
     doubtful = {name for names in spoiled for name in names}
     mask = check_mask(look, doubtful=doubtful)
     return join_findings([*look.findings, *_check_headers(look), *images, *mask])

@@ -5,15 +5,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from bratskit.cases.contradict import find_contradiction
+from bratskit.cases.check import SPOILING
+from bratskit.cases.contradict import find_contradiction, find_odd_cases
 from bratskit.cases.duplicates import find_duplicates
 from bratskit.cases.findings import Finding
 from bratskit.cases.journal import Row
-from bratskit.labels import LabelSchema
+from bratskit.labels import SCHEMAS, LabelSchema, schemas_named_in
 
-__all__ = ["check_cohort"]
+__all__ = ["check_cohort", "defer_places"]
 
 FEW = 5  # cases below which nothing is the rule, so nothing is an exception
+_BLAMED = ("mask-place", "swapped")  # kinds of findings that wrong labels may cause
 MOST_SHARE = 0.8  # of a cohort that makes a rule
 
 
@@ -30,6 +32,7 @@ def check_cohort(
     findings = []
     for folder, cases, schema in zip(folders, rows, schemas, strict=True):
         findings += _check_labels(folder, cases, schema)
+        findings += _check_editions(folder, cases, schema)
         for what, mend in _ODD.items():
             findings += _check_odd(cases, what, mend)
         findings += _check_masks(cases)
@@ -48,12 +51,87 @@ def _check_labels(
 ) -> Iterator[Finding]:
     evidence = [row.evidence for row in rows if row.evidence is not None]
     contradiction = find_contradiction(evidence, schema=schema)
-    if contradiction is None:
+    if contradiction is not None:
+        what, _, mend = contradiction.message.partition(". ")
+        yield Finding(
+            case="-",
+            kind="contradiction",
+            what=what,
+            where=str(folder),
+            mend=mend,
+            severity="problem",
+        )
         return
-    what, _, mend = contradiction.message.partition(". ")
-    yield Finding(
-        case="-", kind="contradiction", what=what, where=str(folder), mend=mend, severity="problem"
-    )
+    doubted = {row.case for row in rows if any(map(_explains, row.findings))}
+    for case, odd in find_odd_cases(evidence, schema=schema).items():
+        if case in doubted:
+            continue
+        what, _, mend = odd.message.partition(". ")
+        yield Finding(
+            case=case, kind="odd-labels", what=what, where=case, mend=mend, severity="warning"
+        )
+
+
+def _check_editions(
+    folder: Path | str, rows: Sequence[Row], schema: LabelSchema
+) -> Iterator[Finding]:
+    """Say where cases are called as those of an edition whose integers mean something else."""
+    if schema.name not in SCHEMAS:  # declared by hand, knowingly
+        return
+    editions: dict[tuple[str, ...], list[str]] = {}
+    for row in rows:
+        named = schemas_named_in(row.case)
+        agree = any(SCHEMAS[name].to_internal == schema.to_internal for name in named)
+        if row.has_mask and named and not agree:
+            editions.setdefault(named, []).append(row.case)
+    for named, cases in editions.items():
+        names = " or ".join(named)
+        some = ", ".join(cases[:3]) + (", ..." if len(cases) > 3 else "")
+        yield Finding(
+            case="-",
+            kind="other-edition",
+            what=f"{len(cases)} of {len(rows)} cases are called as in {names} ({some}), while "
+            f"the schema is {schema.name}",
+            where=str(folder),
+            mend=f"Declare {names}, unless these masks were written anew in {schema.name}.",
+            severity="warning",
+        )
+
+
+def _explains(finding: Finding) -> bool:
+    """Whether a finding is reason enough for labels that do not look like their tissues."""
+    return finding.severity == "problem" or finding.kind in (*_BLAMED, *SPOILING)
+
+
+def defer_places(rows: Sequence[Row], schema: LabelSchema, *, stopped: bool) -> list[list[Finding]]:
+    """Return the findings of each case, where masks with other labels are not told to be misplaced.
+
+    ED and ET are sought on FLAIR to judge a mask's place: where they are something else, the place
+    cannot be judged.
+
+    Args:
+        rows: What was kept of the cases of one folder.
+        schema: What their masks are declared to be.
+        stopped: Whether the cohort contradicts it.
+    """
+    odd = find_odd_cases([row.evidence for row in rows if row.evidence], schema=schema)
+
+    def judge(finding: Finding) -> Finding:
+        if stopped and finding.kind == "mask-place":
+            return replace(
+                finding,
+                what="the place of the mask cannot be judged while its labels are in doubt",
+                mend="Settle what the labels mean first (see contradiction), then check again.",
+                severity="note",
+            )
+        if finding.case in odd and finding.kind in _BLAMED:
+            seen = odd[finding.case].message.partition("; got ")[2].partition(". ")[0]
+            return replace(
+                finding, mend=f"{finding.mend} Or its labels mean something else: {seen}."
+            )
+        return finding
+
+    return [[judge(finding) for finding in row.findings] for row in rows]
 
 
 def _check_odd(rows: Sequence[Row], what: str, mend: str) -> Iterator[Finding]:

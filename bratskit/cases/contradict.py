@@ -5,14 +5,22 @@ one odd case proves nothing, and the refusal says which reading and which schema
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.cases.case import Case
-from bratskit.cases.evidence import ET, PERMUTATIONS, TISSUES, Evidence, read_evidence
+from bratskit.cases.evidence import (
+    CAVITY,
+    PERMUTATIONS,
+    TISSUES,
+    Evidence,
+    Reading,
+    fit,
+    read_evidence,
+)
 from bratskit.cases.nifti import load_scan
 from bratskit.labels import LABELS, SCHEMAS, LabelSchema, get_schema
 from bratskit.runtime import progress
@@ -29,8 +37,11 @@ __all__ = [
 
 _ATYPICAL = 0.1  # chance that a case tells nothing: one odd case cannot rule a cohort
 _CLEAR = math.log(1000)  # odds over a cohort; no single case can reach them
-_MEAN = 1.0  # gain a case, of at most 4.0: many faint hints do not add up to proof
+_MEAN = 1.0  # gain a case that can tell, of about 4: many faint hints do not add up to proof
 _SURE = 1.64  # standard errors that the mean gain must lie above 0: one-sided 95%
+_SAME = 1e-6  # fits that differ by less are of readings between which a case cannot tell
+_BINARY = 3  # masks that hold one and the same integer and nothing else, before it is a rule
+_NAMES = LABELS | {CAVITY: "a resection cavity"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +50,9 @@ class Contradiction:
 
     Attributes:
         schema: Name of the declared schema.
-        permutation: Tissues that internal labels 1, 2, 3 really are; None where ET and a cavity are
-            taken for one another.
-        candidates: Names of the schemas that read the files so; may be empty.
+        reading: What the integers really are: internal labels, or `evidence.CAVITY`; empty where
+            the masks hold one integer only and so tell no tissues apart.
+        candidates: Names of the schemas that hold all integers seen and read them so; may be empty.
         n_cases: Cases that said anything.
         n_against: Cases of them that the declared schema fits worse.
         log_odds: Of the better reading over the declared one, natural logarithm.
@@ -49,7 +60,7 @@ class Contradiction:
     """
 
     schema: str
-    permutation: tuple[int, int, int] | None
+    reading: Mapping[int, int]
     candidates: tuple[str, ...]
     n_cases: int
     n_against: int
@@ -62,14 +73,16 @@ def find_contradiction(
 ) -> Contradiction | None:
     """Decide over a cohort whether the declared schema is wrong.
 
-    Each case is atypical with a chance of one in ten and then says nothing, so its say is bounded;
-    the better reading must reach odds of 1000 to 1, by a mean gain that is large and sure. Of the
-    thirty real cases each one alone fits its true reading best; in hundreds of random subsets of
-    10, 5 and 3 no right schema was stopped, and each of the five wrong ones always was
-    (`pytest tests/test_contradict.py -m slow`).
+    The declared reading of the integers is compared with every exchange of its three tissues and
+    with what each other schema that holds all integers seen makes of them, so that a label which
+    the declared schema merges with another, or puts outside the tumour, speaks too.
 
-    Two mistakes exchange no labels and are looked for apart: a resection cavity read as ET, and ET
-    read as a resection cavity. The second takes more cases: half the cohorts of ten show it.
+    Each case is atypical with a chance of one in ten and then says nothing, so its say is bounded;
+    the better reading must reach odds of 1000 to 1, by a gain that is large and sure in the mean of
+    the cases that can tell. Measured rates: `pytest tests/test_contradict.py -m slow`.
+
+    Masks that all hold one and the same integer, three or more, are refused too: they are of the
+    whole tumour and name no tissue.
 
     Args:
         evidence: One item a case, all of one declared schema. Two cases are the least that can
@@ -80,14 +93,15 @@ def find_contradiction(
         The contradiction, or None: the schema fits, or there is too little to tell.
     """
     schema = get_schema(schema)
-    return (
-        _find_cavity(evidence, schema)
-        or _find_hidden(evidence, schema)
-        or _find_permutation(evidence, schema)
-    )
+    evidence = [item for item in evidence if set(item.integers) <= set(schema.to_internal)]
+    if not evidence:
+        return None
+    return _find_binary(evidence, schema) or _find_better(evidence, schema)
 
 
-def find_odd_cases(evidence: Sequence[Evidence]) -> dict[str, tuple[int, ...]]:
+def find_odd_cases(
+    evidence: Sequence[Evidence], *, schema: LabelSchema | str
+) -> dict[str, Contradiction]:
     """Name the cases that by themselves fit another reading of their labels 1000 times better.
 
     A few of them among many are masks of another edition that strayed into the folder, or bad
@@ -95,24 +109,39 @@ def find_odd_cases(evidence: Sequence[Evidence]) -> dict[str, tuple[int, ...]]:
 
     Args:
         evidence: One item a case, in any number.
+        schema: The schema that the masks were read with.
 
     Returns:
-        For each such case the tissues that its internal labels 1, 2, 3 look like.
+        For each such case what its labels look like.
     """
-    return {
-        item.case: PERMUTATIONS[int(np.argmax(item.fits))]
-        for item in evidence
-        if max(item.fits) - item.fits[0] > _CLEAR
-    }
+    schema = get_schema(schema)
+    odd = {}
+    for item in evidence:
+        if not set(item.integers) <= set(schema.to_internal):
+            continue
+        readings = _readings(schema, item.integers)
+        fits = np.array([fit(item, readings)])
+        best = _best_reading(fits[0], readings, schema, item.integers)
+        if fits[0, best] - fits[0, 0] > _CLEAR:
+            gains = fits[:, best] - fits[:, 0]
+            found = _contradiction(gains, schema, readings[best], [item])
+            where = f" ({_quoted(found.candidates)})" if found.candidates else ""
+            advice = f"Look at its overlay: a mask of another edition{where}, or a bad one."
+            what = found.message.partition(". ")[0]
+            odd[item.case] = replace(found, message=f"{what}. {advice}")
+    return odd
 
 
-def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
+def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> dict[str, Contradiction]:
     """Read some cases, spread over the cohort, and refuse a schema that their images speak against.
 
     Args:
         cases: The cohort; cases without a mask, or that cannot be read, are passed over.
         most: Cases read for each schema. Three are enough for a clear cohort; the rest are
             for cohorts in which few tumours enhance.
+
+    Returns:
+        The cases among those read whose own labels do not fit, of cohorts that do.
 
     Raises:
         ValueError: A schema is contradicted; one line that names the reading that fits. Or `most`
@@ -125,28 +154,100 @@ def refuse_contradiction(cases: Sequence[Case], *, most: int = 24) -> None:
     for case in cases:
         if case.labels_path is not None:
             schemas.setdefault(case.schema.name, []).append(case)
+    odd = {}
     for found in schemas.values():
         chosen = sorted({int(i) for i in np.linspace(0, len(found) - 1, most)})
-        evidence = []
-        for i in progress(chosen, "checking what the labels mean"):
-            try:
-                scan = load_scan(found[i])
-            except (OSError, ValueError):  # refused by name where the case itself is needed
-                continue
-            evidence.append(read_evidence(scan.id, scan.image, scan.labels))
-        contradiction = find_contradiction(
-            [item for item in evidence if item is not None], schema=found[0].schema
-        )
+        evidence = list(_read_all([found[i] for i in chosen]))
+        contradiction = find_contradiction(evidence, schema=found[0].schema)
         if contradiction is not None:
             raise ValueError(contradiction.message)
+        odd |= find_odd_cases(evidence, schema=found[0].schema)
+    return odd
 
 
-def _log_shares(readings: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def _read_all(cases: Sequence[Case]) -> Iterator[Evidence]:
+    for case in progress(cases, "checking what the labels mean"):
+        try:
+            scan = load_scan(replace(case, schema=case.schema.as_written))
+        except (OSError, ValueError):  # refused by name where the case itself is needed
+            continue
+        item = read_evidence(scan.id, scan.image, scan.labels)
+        if item is not None:
+            yield item
+
+
+def _reading(schema: LabelSchema, integers: Sequence[int]) -> Reading:
+    """Say what a schema makes of integers, less those it maps to 0 for no known tissue."""
+    meant = {
+        value: CAVITY if value in schema.outside else schema.to_internal[value]
+        for value in integers
+    }
+    return {value: tissue for value, tissue in meant.items() if tissue}
+
+
+def _readings(schema: LabelSchema, integers: Sequence[int]) -> list[Reading]:
+    """List the declared reading, then its exchanges of tissues, then those of other schemas."""
+    declared = _reading(schema, integers)
+    readings = [
+        {value: permutation[t - 1] if t in TISSUES else t for value, t in declared.items()}
+        for permutation in PERMUTATIONS
+    ]
+    for other in _schemas_holding(integers):
+        reading = _reading(other, integers)
+        if reading.keys() == declared.keys():
+            readings.append(reading)
+    return [reading for i, reading in enumerate(readings) if reading not in readings[:i]]
+
+
+def _schemas_holding(integers: Sequence[int]) -> list[LabelSchema]:
+    return [one for one in SCHEMAS.values() if set(integers) <= set(one.to_internal)]
+
+
+def _schemas_making(
+    reading: Reading, schema: LabelSchema, integers: Sequence[int]
+) -> tuple[str, ...]:
+    """Name the schemas, other than the declared one, that hold all integers and read them so."""
+    return tuple(
+        one.name
+        for one in _schemas_holding(integers)
+        if one.name != schema.name and _reading(one, integers) == reading
+    )
+
+
+def _integers_of(evidence: Sequence[Evidence]) -> list[int]:
+    return sorted({value for item in evidence for value in item.integers})
+
+
+def _find_better(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
+    integers = _integers_of(evidence)
+    readings = _readings(schema, integers)
+    fits = np.array([fit(item, readings) for item in evidence])
+    shares = _log_shares(fits)
+    best = _best_reading(shares.sum(axis=0), readings, schema, integers)
+    tells = np.abs(fits[:, best] - fits[:, 0]) > _SAME
+    gains = (shares[:, best] - shares[:, 0])[tells]
+    if not _is_clear(gains):
+        return None
+    return _contradiction(gains, schema, readings[best], evidence)
+
+
+def _log_shares(fits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Turn fits `(cases, readings)` into log-probabilities that an atypical case cannot rule."""
-    fits = np.array(readings)
     shares = np.exp(fits - fits.max(axis=1, keepdims=True))
     shares /= shares.sum(axis=1, keepdims=True)
     return np.log((1 - _ATYPICAL) * shares + _ATYPICAL / fits.shape[1])
+
+
+def _best_reading(
+    totals: NDArray[np.float64],
+    readings: Sequence[Reading],
+    schema: LabelSchema,
+    integers: Sequence[int],
+) -> int:
+    """Choose what fits best; of equals the declared reading, or one that a schema makes."""
+    equals = np.flatnonzero(totals > totals.max() - _SAME).tolist()
+    known = [i for i in equals if i == 0 or _schemas_making(readings[i], schema, integers)]
+    return (known or equals)[0]
 
 
 def _is_clear(gains: NDArray[np.float64]) -> bool:
@@ -156,159 +257,73 @@ def _is_clear(gains: NDArray[np.float64]) -> bool:
     return bool(gains.sum() > _CLEAR and gains.mean() > _MEAN and gains.mean() > _SURE * error)
 
 
-def _find_permutation(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
-    if not evidence:
+def _find_binary(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
+    """Find masks of the whole tumour, which would pass for one of its tissues."""
+    integers = _integers_of(evidence)
+    declared = [value for value, label in schema.to_internal.items() if label]
+    if len(integers) != 1 or len(evidence) < _BINARY or len(declared) < 2:
         return None
-    shares = _log_shares([item.fits for item in evidence])
-    seen = [t for t in TISSUES if any(item.contact[t - 1] is not None for item in evidence)]
-    best = _best_reading(shares.sum(axis=0), schema, seen)
-    gains = shares[:, best] - shares[:, 0]
-    if not _is_clear(gains):
-        return None
-    permutation = PERMUTATIONS[best]
-    candidates = _schemas_making(permutation, schema, seen)
-    return _contradiction(
-        gains,
-        schema,
-        permutation=permutation,
-        candidates=candidates,
-        got=f"{_described(permutation, schema, evidence)}, which fits better in {{share}}",
-        advice=_advice(permutation, schema, candidates),
-    )
-
-
-def _best_reading(totals: NDArray[np.float64], schema: LabelSchema, seen: Sequence[int]) -> int:
-    """Choose the reading that fits best; of equals, one that a known schema makes."""
-    equals = np.flatnonzero(totals > totals.max() - 1e-6).tolist()
-    known = [i for i in equals if _schemas_making(PERMUTATIONS[i], schema, seen)]
-    return (known or equals)[0]
-
-
-def _find_cavity(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
-    """Find a resection cavity (2024) that was read as enhancing tumour."""
-    integers = _integers(schema, ET)
-    return _find_kind(
-        [item.fluid for item in evidence],
-        schema,
-        candidates=[s.name for s in SCHEMAS.values() if set(integers) & set(s.outside)],
-        got=f"label {_joined(integers)} (ET) that does not look like enhancing tumour: dark on "
-        "T1ce and FLAIR like fluid, as a resection cavity is, in {share}",
-    )
-
-
-def _find_hidden(evidence: Sequence[Evidence], schema: LabelSchema) -> Contradiction | None:
-    """Find enhancing tumour (until 2021) that was read as a resection cavity, thus background."""
-    if not schema.outside or any(item.fluid is not None for item in evidence):
-        return None
-    named = ", ".join(f"{value} ({tissue})" for value, tissue in schema.outside.items())
-    return _find_kind(
-        [item.hidden for item in evidence],
-        schema,
-        candidates=[
-            s.name for s in SCHEMAS.values() if set(_integers(s, ET)) & set(schema.outside)
-        ],
-        got=f"no enhancing tumour in any case, while what touches the core from outside takes up "
-        f"contrast and is bright on FLAIR in {{share}}, so label {named} looks like ET",
-    )
-
-
-def _find_kind(
-    gains: Sequence[float | None], schema: LabelSchema, *, candidates: Sequence[str], got: str
-) -> Contradiction | None:
-    told = [(0.0, gain) for gain in gains if gain is not None]
-    if not told:
-        return None
-    shares = _log_shares(told)
-    if not _is_clear(shares[:, 1] - shares[:, 0]):
-        return None
-    return _contradiction(
-        shares[:, 1] - shares[:, 0],
-        schema,
-        permutation=None,
-        candidates=tuple(candidates),
-        got=got,
-        advice=f"Declare schema={_quoted(candidates)} instead."
-        if candidates
-        else "Find out what wrote these masks.",
+    return Contradiction(
+        schema=schema.name,
+        reading={},
+        candidates=(),
+        n_cases=len(evidence),
+        n_against=len(evidence),
+        log_odds=math.inf,
+        message=f"labels must tell the tissues of schema {schema.name!r} apart; got masks that "
+        f"hold one integer only, {integers[0]} ({schema.tissue.get(integers[0], 'unnamed')}), in "
+        f"all of {len(evidence)} cases: whole-tumour masks? Take the masks with all tissues.",
     )
 
 
 def _contradiction(
     gains: NDArray[np.float64],
     schema: LabelSchema,
-    *,
-    permutation: tuple[int, ...] | None,
-    candidates: tuple[str, ...],
-    got: str,
-    advice: str,
+    reading: Reading,
+    evidence: Sequence[Evidence],
 ) -> Contradiction:
+    integers = _integers_of(evidence)
+    candidates = _schemas_making(reading, schema, integers)
     n_against = int((gains > 0).sum())
-    got = got.format(share=f"{n_against} of {len(gains)} cases")
+    share = f", which fits better in {n_against} of {len(gains)} cases" if len(evidence) > 1 else ""
     return Contradiction(
         schema=schema.name,
-        permutation=permutation,
+        reading=reading,
         candidates=candidates,
         n_cases=len(gains),
         n_against=n_against,
         log_odds=float(gains.sum()),
-        message=f"labels must look like the tissues of schema {schema.name!r}; got {got}. {advice}",
+        message=f"labels must look like the tissues of schema {schema.name!r}; got "
+        f"{_described(reading, schema, evidence)}{share}. {_advice(reading, candidates)}",
     )
 
 
-def _integers(schema: LabelSchema, internal: int) -> list[int]:
-    return [source for source, label in schema.to_internal.items() if label == internal]
-
-
-def _schemas_making(
-    permutation: tuple[int, ...], schema: LabelSchema, seen: Sequence[int]
-) -> tuple[str, ...]:
-    """Name the schemas that read at least one integer of each label seen as the tissue that fits.
-
-    One integer is enough because several may mean one tissue (NCR of 2012-2015 and of PED), and
-    then the masks at hand need not hold them all.
-    """
-
-    def makes(other: LabelSchema, label: int) -> bool:
-        meant = [other.to_internal.get(source) for source in _integers(schema, label)]
-        return permutation[label - 1] in meant
-
-    return tuple(
-        name for name, other in SCHEMAS.items() if all(makes(other, label) for label in seen)
-    )
-
-
-def _described(
-    permutation: tuple[int, ...], schema: LabelSchema, evidence: Sequence[Evidence]
-) -> str:
+def _described(reading: Reading, schema: LabelSchema, evidence: Sequence[Evidence]) -> str:
     parts = []
-    for label, tissue in zip(TISSUES, permutation, strict=True):
-        contact = [x.contact[label - 1] for x in evidence if x.contact[label - 1] is not None]
-        uptake = [x.uptake[label - 1] for x in evidence if x.uptake[label - 1] is not None]
-        if label != tissue and contact:
+    declared = _reading(schema, list(reading))
+    for value, tissue in reading.items():
+        looks = [item.looks[value] for item in evidence if value in item.looks]
+        if tissue != declared[value] and looks:
+            contact = np.median([look["contact"] for look in looks])
+            uptake = np.median([look["uptake"] for look in looks])
+            flair = np.median([look["flair"] for look in looks])
             parts.append(
-                f"label {_joined(_integers(schema, label))} ({LABELS[label]}) that looks like "
-                f"{LABELS[tissue]} ({np.median(contact):.0%} of its surface is outer border, "
-                f"T1ce - T1 {np.median(uptake):+.1f})"
+                f"label {value} ({schema.tissue.get(value, 'unnamed')}) that looks like "
+                f"{_NAMES[tissue]} ({contact:.0%} of its surface is outer border, "
+                f"T1ce - T1 {uptake:+.1f}, FLAIR {flair:+.1f})"
             )
     return " and ".join(parts)
-
-
-def _advice(permutation: tuple[int, ...], schema: LabelSchema, candidates: tuple[str, ...]) -> str:
-    if candidates:
-        return f"Declare schema={_quoted(candidates)} instead, which reads them so."
-    mapping = {
-        source: permutation[label - 1] if label else 0
-        for source, label in schema.to_internal.items()
-    }
-    return (
-        "No known schema reads them so: look whether modalities are exchanged, or else declare a "
-        f"LabelSchema with to_internal={mapping}."
-    )
 
 
 def _quoted(names: Sequence[str]) -> str:
     return " or ".join(repr(name) for name in names)
 
 
-def _joined(integers: Sequence[int]) -> str:
-    return " and ".join(str(value) for value in integers)
+def _advice(reading: Reading, candidates: Sequence[str]) -> str:
+    if candidates:
+        return f"Declare schema={_quoted(candidates)} instead, which reads them so."
+    mapping = {0: 0} | {value: 0 if t == CAVITY else t for value, t in reading.items()}
+    return (
+        "No known schema reads them so: look whether modalities are exchanged, or else declare a "
+        f"LabelSchema with to_internal={mapping}."
+    )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bratskit.cases.case import Case
 from bratskit.cases.check import check_look, orientation_of
-from bratskit.cases.cohort import check_cohort
+from bratskit.cases.cohort import check_cohort, defer_places
 from bratskit.cases.contradict import read_evidence
 from bratskit.cases.duplicates import fingerprint
 from bratskit.cases.find import CaseFiles, as_case, collect_files
@@ -84,11 +84,14 @@ def check_folders(
             cohorts.append([as_case(files, schema=schema, use_labels=False) for files in found])
     rows = _examine_all(cohorts, folders, workers=workers, journal=journal)
     findings = []
-    for folder, found, examined in zip(folders, collected, rows, strict=True):
+    of_cohorts = check_cohort(folders, rows, schemas)
+    stopped = {item.where for item in of_cohorts if item.kind == "contradiction"}
+    for folder, found, examined, schema in zip(folders, collected, rows, schemas, strict=True):
         findings += [] if found else [_no_case(folder)]
-        for files, row in zip(found, examined, strict=True):
-            findings += [*_check_names(files), *row.findings]
-    return findings + refusals + check_cohort(folders, rows, schemas)
+        judged = defer_places(examined, schema, stopped=str(folder) in stopped)
+        for files, of_case in zip(found, judged, strict=True):
+            findings += [*_check_names(files), *of_case]
+    return findings + refusals + of_cohorts
 
 
 def refuse_problems(
@@ -109,10 +112,14 @@ def refuse_problems(
     folder = home_of(cases)
     (rows,) = _examine_all([cases], [folder], workers=workers, journal=journal)
     schemas = sorted({case.schema.name: case.schema for case in cases}.items())
-    findings = [finding for row in rows for finding in row.findings]
+    findings = []
     for _, schema in schemas:
         part = [row for row, case in zip(rows, cases, strict=True) if case.schema == schema]
-        findings += check_cohort([folder], [part], [schema])
+        of_cohort = check_cohort([folder], [part], [schema])
+        stopped = any(item.kind == "contradiction" for item in of_cohort)
+        for of_case in defer_places(part, schema, stopped=stopped):
+            findings += of_case
+        findings += of_cohort
     problems = [item for item in findings if item.severity == "problem"]
     if problems:
         lines = [f"{item.case}, {item.where}: {item.what}. {item.mend}" for item in problems]
@@ -154,8 +161,9 @@ def _signs(look: Look) -> dict[str, object]:
         if modality.background != 0:
             images[name][~modality.shown] = 0
     evidence = None
-    if look.labels is not None:
-        evidence = read_evidence(look.case.id, images, look.labels[look.box])
+    integers = look.integers
+    if integers is not None:
+        evidence = read_evidence(look.case.id, images, integers)
     return {"evidence": evidence, "print": fingerprint(look.case.id, images)}
 
 

@@ -1,8 +1,11 @@
-"""Measure on one case how well each way of reading the three tumour labels fits the images.
+"""Measure on one case how well each way of reading the integers of its mask fits the images.
 
 Enhancing tumour takes up contrast (T1ce - T1) and is bright on T1ce; oedema forms the outer border
 of the whole tumour; the necrotic core is the darkest on T1ce and the brightest on T2. FLAIR shows
 all three bright and so parts none of them, but it tells a fluid-filled cavity from tumour.
+
+Every integer is measured as the file holds it, also those that the declared schema merges or puts
+outside the tumour: a label that is gone after reading could no longer speak against the schema.
 """
 
 import itertools
@@ -13,13 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage as ndi
 
 from bratskit.labels import MODALITIES
 
-__all__ = ["PERMUTATIONS", "TISSUES", "Evidence", "read_evidence"]
+__all__ = ["CAVITY", "PERMUTATIONS", "TISSUES", "Evidence", "fit", "read_evidence"]
 
 NCR, ED, ET = 1, 2, 3
+CAVITY = 4  # beside the internal labels: known tissue of no tumour region, fluid
 TISSUES = (NCR, ED, ET)
 PERMUTATIONS = tuple(itertools.permutations(TISSUES))  # what labels 1, 2, 3 are; the first: as read
 
@@ -27,28 +30,67 @@ PERMUTATIONS = tuple(itertools.permutations(TISSUES))  # what labels 1, 2, 3 are
 # 2018 and 2021) and thirty phantoms (seeds 901 and 902, at 2 and 3 mm), all pooled.
 # Intensities: the label's median, minus the median of the brain outside the tumour, over the
 # quartile range of that brain. Contact: faces to the outside of the tumour over faces to others.
+# Of a cavity only the ventricles of these cases are known, so its spreads are wide: it may hold
+# blood or protein, and lie at the brain's surface or amid the tumour.
+_FLAIR = (0, 1.5)  # one and the same for any two tissues, so that it parts none of them
 _CONTRASTS = {
-    (ET, NCR): {"uptake": (2.1, 1.2), "t1ce": (2.4, 1.1), "t2": (-0.85, 1), "contact": (0, 0.15)},
-    (ET, ED): {"uptake": (2.3, 1.2), "t1ce": (2.1, 1.2), "t2": (0.2, 0.8), "contact": (-0.6, 0.15)},
+    (ET, NCR): {
+        "uptake": (2.1, 1.2),
+        "t1ce": (2.4, 1.1),
+        "t2": (-0.85, 1),
+        "contact": (0, 0.15),
+        "flair": _FLAIR,
+    },
+    (ET, ED): {
+        "uptake": (2.3, 1.2),
+        "t1ce": (2.1, 1.2),
+        "t2": (0.2, 0.8),
+        "contact": (-0.6, 0.15),
+        "flair": _FLAIR,
+    },
     (ED, NCR): {
         "uptake": (-0.2, 0.5),
         "t1ce": (0.3, 0.55),
         "t2": (-1, 1.1),
         "contact": (0.6, 0.16),
+        "flair": _FLAIR,
+    },
+    (CAVITY, NCR): {
+        "uptake": (0, 0.8),
+        "t1ce": (-1, 0.9),
+        "t2": (0.8, 1.6),
+        "contact": (0.2, 0.35),
+        "flair": (-3.5, 2.5),
+    },
+    (CAVITY, ED): {
+        "uptake": (0.2, 0.8),
+        "t1ce": (-1.2, 0.8),
+        "t2": (1.7, 1.5),
+        "contact": (-0.4, 0.35),
+        "flair": (-3.5, 2.5),
+    },
+    (CAVITY, ET): {
+        "uptake": (-2.1, 1.3),
+        "t1ce": (-3.3, 1.3),
+        "t2": (1.5, 1.5),
+        "contact": (0.2, 0.35),
+        "flair": (-3.5, 2.5),
     },
 }
-_LOOKS = {
-    "NCR": {"flair": (2.8, 1.4), "t1ce": (-0.5, 0.55), "t2": (2.5, 1.2)},
-    "ED": {"flair": (2.5, 0.9), "t1ce": (-0.2, 0.35), "t2": (1.4, 0.8)},
-    "ET": {"flair": (2.8, 1.3), "t1ce": (1.9, 1.2), "t2": (1.7, 0.9)},
-    # the ventricles of the same cases; FLAIR spread doubled, as a cavity's fluid holds protein
-    "fluid": {"flair": (-2.0, 1.0), "t1ce": (-1.5, 0.5), "t2": (3.3, 1.1)},
+# Two integers of one tissue (NCR and NET of 2012-2015, NET and cyst of PED): between cases each
+# feature of NCR varies by 0.5 to 1.2, so two parts of one core differ by about as much.
+_ALIKE = {
+    "uptake": (0, 0.7),
+    "t1ce": (0, 0.8),
+    "t2": (0, 1.2),
+    "contact": (0, 0.25),
+    "flair": _FLAIR,
 }
-# Background that touches NCR where ET is not labelled: in the same cases with ET taken away, and as
-# they are (where ET may leave a gap of 20 faces and more).
-_BESIDE = {
-    "ET": {"uptake": (1.6, 1.0), "flair": (2.5, 1.2)},
-    "brain": {"uptake": (0.2, 0.4), "flair": (0.6, 0.8)},
+_LOOKS = {
+    NCR: {"uptake": (0.1, 0.6), "flair": (2.8, 1.4), "t1ce": (-0.5, 0.55), "t2": (2.5, 1.2)},
+    ED: {"uptake": (0.0, 0.5), "flair": (2.5, 0.9), "t1ce": (-0.2, 0.35), "t2": (1.4, 0.8)},
+    ET: {"uptake": (2.2, 1.2), "flair": (2.8, 1.3), "t1ce": (1.9, 1.2), "t2": (1.7, 0.9)},
+    CAVITY: {"uptake": (0.1, 0.7), "flair": (-1.5, 1.8), "t1ce": (-1.3, 0.7), "t2": (3, 1.3)},
 }
 _TAILS = 4  # degrees of freedom of Student's t: one odd feature cannot rule a case
 _FEW_VOXELS = 20  # below this the median of a label is noise
@@ -57,90 +99,100 @@ _GRID = 330_000  # voxels, brain and background, that stand for the whole grid
 
 
 _Look = dict[str, float]  # medians of a label in quartile ranges of the brain, and its contact
+Reading = Mapping[int, int]  # integer of a file -> NCR, ED, ET or CAVITY
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What one case says about its labels.
+    """What one case says about the integers of its mask.
 
     Attributes:
         case: Id of the case.
-        fits: Log-likelihood of each reading of `PERMUTATIONS`, up to a constant; higher is better.
-        fluid: By how much ET looks more like fluid than like any tissue, in log-likelihood; None
-            without ET.
-        hidden: By how much the background beside NCR looks more like ET than like brain, in
-            log-likelihood; None where there is ET, or no NCR that touches background.
-        uptake: T1ce - T1 of the labels read as NCR, ED, ET, in quartile ranges of the brain; None
-            for a label that is absent or tiny.
-        contact: Share of each label's surface that faces the outside of the whole tumour, 0 to 1.
+        integers: All integers of the mask but 0, ascending.
+        looks: For each integer of at least 20 voxels: medians "flair", "t1", "t1ce", "t2" and
+            "uptake" (T1ce - T1), in quartile ranges of the brain from the brain's median, and
+            "contact", the share of its surface that faces the outside of the mask, 0 to 1.
     """
 
     case: str
-    fits: tuple[float, ...]
-    fluid: float | None = None
-    hidden: float | None = None
-    uptake: tuple[float | None, ...] = (None, None, None)
-    contact: tuple[float | None, ...] = (None, None, None)
+    integers: tuple[int, ...]
+    looks: Mapping[int, Mapping[str, float]]
 
     def to_dict(self) -> dict[str, object]:
         """Return what JSON can hold."""
-        return asdict(self)
+        return asdict(self) | {"looks": {str(key): dict(look) for key, look in self.looks.items()}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> "Evidence":
         """Read evidence back from what `to_dict` gave, through JSON or not."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        return cls(
+            case=values["case"],
+            integers=tuple(values["integers"]),
+            looks={int(key): look for key, look in values["looks"].items()},
+        )
 
 
 def read_evidence(
     case_id: str,
     image: Mapping[str, NDArray] | NDArray,
-    labels: NDArray[np.uint8],
+    integers: NDArray[np.uint8],
 ) -> Evidence | None:
-    """Measure how well each reading of the labels fits the images of one case.
+    """Measure what each integer of a mask looks like on the images of one case.
 
     Args:
         case_id: Name of the case.
         image: Intensities `(4, I, J, K)` in the order of `MODALITIES`, or one `(I, J, K)` array for
             each modality; background 0, any scale and offset of the rest.
-        labels: Internal labels `(I, J, K)` uint8 under the declared schema.
+        integers: The mask `(I, J, K)` uint8 as its file has it, whatever its schema.
 
     Returns:
-        The evidence, or None where there is none: no tumour or one label only, a modality that is
-        missing, empty or constant.
+        The evidence, or None where there is none: no tumour, or a modality that is missing, empty
+        or constant.
 
     Raises:
-        ValueError: The labels are not on the grid of the images.
+        ValueError: The mask is not on the grid of the images.
     """
     if isinstance(image, Mapping):
         if any(name not in image for name in MODALITIES):
             return None
         image = [image[name] for name in MODALITIES]
-    if any(channel.shape != labels.shape for channel in image):
+    if any(channel.shape != integers.shape for channel in image):
         msg = (
             f"labels of case {case_id} must be on the grid of the images, {image[0].shape}; got "
-            f"{labels.shape}. Load both with load_scan."
+            f"{integers.shape}. Load both with load_scan."
         )
         raise ValueError(msg)
-    head = _head_of(image, labels)
-    looks = {} if head is None else _look_at(head)
-    if len(looks) < 2 and ET not in looks:
+    head = _head_of(image, integers)
+    if head is None:
         return None
-    return Evidence(
-        case=case_id,
-        fits=_fits(looks),
-        fluid=_fluid(looks[ET]) if ET in looks else None,
-        hidden=None if ET in looks else _hidden(head),
-        uptake=tuple(looks[t]["uptake"] if t in looks else None for t in TISSUES),
-        contact=tuple(looks[t]["contact"] if t in looks else None for t in TISSUES),
-    )
+    found = np.flatnonzero(np.bincount(head.labels.ravel()))
+    found = tuple(int(value) for value in found if value)
+    return Evidence(case=case_id, integers=found, looks=_look_at(head, found))
+
+
+def fit(evidence: Evidence, readings: Sequence[Reading]) -> tuple[float, ...]:
+    """Measure how well each reading of the integers fits what they look like.
+
+    Args:
+        evidence: What one case says.
+        readings: Tissue of each integer, all over the same integers; others are left out.
+
+    Returns:
+        Log-likelihood of each reading, up to a constant; higher is better. All equal where the
+        case can not tell.
+    """
+    looks = {value: look for value, look in evidence.looks.items() if value in readings[0]}
+    doubted = [
+        value for value in looks if 0 < sum(r[value] == CAVITY for r in readings) < len(readings)
+    ]
+    return tuple(_fit(looks, reading, doubted) for reading in readings)
 
 
 class _Head(NamedTuple):
     """The tumour's box and a voxel around it, with what is normal for the brain outside.
 
     Attributes:
-        labels: Internal labels of the box, `(i, j, k)`.
+        labels: Integers of the mask in the box, `(i, j, k)`.
         image: Each modality in the box.
         scales: Median and quartile range of each modality over the brain outside the tumour.
     """
@@ -158,13 +210,13 @@ def _head_of(image: Sequence[NDArray], labels: NDArray[np.uint8]) -> _Head | Non
     return _Head(np.ascontiguousarray(labels[box]), [channel[box] for channel in image], scales)
 
 
-def _look_at(head: _Head) -> dict[int, _Look]:
+def _look_at(head: _Head, integers: Sequence[int]) -> dict[int, _Look]:
     contacts = _contacts(head.labels)
     looks = {}
-    for label in TISSUES:
-        seen = _medians(head, np.flatnonzero(head.labels == label))
+    for value in integers:
+        seen = _medians(head, np.flatnonzero(head.labels == value))
         if seen is not None:
-            looks[label] = seen | {"contact": float(contacts[label])}
+            looks[value] = seen | {"contact": float(contacts[value])}
     return looks
 
 
@@ -211,15 +263,18 @@ def _brain_scales(
 
 
 def _contacts(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return for each label the share of its surface that faces background, over 6 neighbours."""
+    """Return for each integer the share of its surface that faces 0, over 6 neighbours."""
     padded = np.pad(labels, 1)
-    faces = np.zeros((4, 4))
+    n_values = int(labels.max()) + 1
+    faces, outer = np.zeros(n_values), np.zeros(n_values)
     for axis in range(3):
         first, second = np.moveaxis(padded, axis, 0)[:-1], np.moveaxis(padded, axis, 0)[1:]
         differ = first != second
-        pairs = np.bincount(4 * first[differ] + second[differ], minlength=16).reshape(4, 4)
-        faces += pairs + pairs.T
-    return faces[:, 0] / np.maximum(faces.sum(axis=1), 1)
+        sides = first[differ], second[differ]
+        for side, other in (sides, sides[::-1]):
+            faces += np.bincount(side, minlength=n_values)
+            outer += np.bincount(side[other == 0], minlength=n_values)
+    return outer / np.maximum(faces, 1)
 
 
 def _student(x: float, mean: float, deviation: float) -> float:
@@ -228,55 +283,34 @@ def _student(x: float, mean: float, deviation: float) -> float:
     return -(_TAILS + 1) / 2 * math.log1p(distance**2 / _TAILS) - math.log(deviation)
 
 
-def _fits(looks: Mapping[int, _Look]) -> tuple[float, ...]:
-    fits = []
-    for permutation in PERMUTATIONS:
-        read = {permutation[label - 1]: look for label, look in looks.items()}
-        terms = [
-            _student(read[a][name] - read[b][name], *constants)
-            for (a, b), contrasts in _CONTRASTS.items()
-            if a in read and b in read
-            for name, constants in contrasts.items()
+def _fit(looks: Mapping[int, _Look], reading: Reading, doubted: Sequence[int]) -> float:
+    """Fit one reading; an integer that others read as a cavity, or not, is judged by itself too."""
+    twins = [reading]
+    tissues = {reading[value] for value in looks}
+    for one, other in ((NCR, ED), (ED, NCR)):
+        # Children's tumours (BraTS-PED) often have no ED, and then the core itself is the border:
+        # beside ET and without the other, NCR and ED fit as the better of the two.
+        if ET in tissues and one in tissues and other not in tissues:
+            twins.append({value: other if t == one else t for value, t in reading.items()})
+    return max(_contrast(looks, twin) + _resemblance(looks, twin, doubted) for twin in twins)
+
+
+def _contrast(looks: Mapping[int, _Look], reading: Reading) -> float:
+    terms = []
+    for a, b in itertools.combinations(looks, 2):
+        sides = (a, b) if (reading[a], reading[b]) in _CONTRASTS else (b, a)
+        wanted = _CONTRASTS.get((reading[sides[0]], reading[sides[1]]), _ALIKE)
+        terms += [
+            _student(looks[sides[0]][name] - looks[sides[1]][name], *constants)
+            for name, constants in wanted.items()
         ]
-        # n labels have n - 1 independent contrasts but n (n - 1) / 2 pairs
-        fits.append(sum(terms) * 2 / max(len(looks), 2))
-    if len(looks) == 2:
-        _tie_core_with_oedema(fits, looks)
-    return tuple(fits)
+    # n labels have n - 1 independent contrasts but n (n - 1) / 2 pairs
+    return sum(terms) * 2 / max(len(looks), 2)
 
 
-def _tie_core_with_oedema(fits: list[float], looks: Mapping[int, _Look]) -> None:
-    """Let NCR beside ET fit as ED beside ET does: without ED the core itself is the border.
-
-    Children's tumours (BraTS-PED) often have no ED, and their NCR must not pass for it.
-    """
-    readings = [tuple(permutation[label - 1] for label in looks) for permutation in PERMUTATIONS]
-    for reading in readings:
-        if ET in reading and NCR in reading:
-            twin = tuple(ED if tissue == NCR else tissue for tissue in reading)
-            a, b = readings.index(reading), readings.index(twin)
-            fits[a] = fits[b] = max(fits[a], fits[b])
-
-
-def _scores(
-    look: _Look, kinds: Mapping[str, Mapping[str, tuple[float, float]]]
-) -> dict[str, float]:
-    return {
-        kind: sum(_student(look[name], *constants) for name, constants in features.items())
-        for kind, features in kinds.items()
-    }
-
-
-def _fluid(look: _Look) -> float:
-    scores = _scores(look, _LOOKS)
-    return scores.pop("fluid") - max(scores.values())
-
-
-def _hidden(head: _Head) -> float | None:
-    beside = ndi.binary_dilation(head.labels == NCR) & (head.labels == 0)
-    beside &= head.image[MODALITIES.index("t1ce")] != 0
-    look = _medians(head, np.flatnonzero(beside))
-    if look is None:
-        return None
-    scores = _scores(look, _BESIDE)
-    return scores["ET"] - scores["brain"]
+def _resemblance(looks: Mapping[int, _Look], reading: Reading, doubted: Sequence[int]) -> float:
+    return sum(
+        _student(looks[value][name], *constants)
+        for value in doubted
+        for name, constants in _LOOKS[reading[value]].items()
+    )

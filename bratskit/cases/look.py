@@ -88,6 +88,14 @@ class Look:
     findings: list[Finding]
 
     @property
+    def integers(self) -> NDArray[np.uint8] | None:
+        """The mask as its file has it, in the box; None without `labels`."""
+        if self.labels is None:
+            return None
+        seg = replace(self.volumes["seg"], data=self.volumes["seg"].data[self.box])
+        return _labels_of(seg, replace(self.case, schema=self.case.schema.as_written))
+
+    @property
     def spacing_mm(self) -> tuple[float, ...]:
         """Voxel size along I, J, K in mm."""
         affine = next(iter(self.volumes.values())).affine

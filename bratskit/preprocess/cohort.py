@@ -29,6 +29,7 @@ from bratskit.settings import Recipe
 
 __all__ = ["prepare_cohort"]
 
+MOST_READ = 24  # cases whose labels are compared with their images before the work begins
 MOST_LISTED = 10  # failures spelled out in one message
 Receipt = Mapping[str, object]
 
@@ -119,7 +120,8 @@ def _refuse_wrong_schema(todo: Sequence[Case]) -> None:
     """Let a few images speak before all are prepared with labels that mean something else."""
     labelled = [case for case in todo if case.labels_path is not None]
     if len(labelled) > 2:
-        refuse_contradiction(labelled, most=max(4, min(24, len(labelled) // 10)))
+        for case, odd in refuse_contradiction(labelled, most=MOST_READ).items():
+            _say(f"warning: {case}: {odd.message}")
 
 
 def _prepare_all(
