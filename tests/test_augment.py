@@ -134,3 +134,32 @@ def test_each_patch_of_a_batch_gets_its_own_draw():
     assert len({tuple(row) for row in params.flips}) == 8
     assert 0 < (params.zoom != 1).mean() < 0.5
     assert len(np.unique(params.scale)) == 64 * 4
+
+
+def test_shift_and_noise_are_as_strong_for_minmax_as_for_zscores():
+    """The same patch on both scales differs by the same share of its spread."""
+    generator = torch.Generator().manual_seed(0)
+    zscores = torch.randn(2, 4, 16, 16, 16, generator=generator)
+    zscores[..., :4] = 0
+    brain = zscores[..., 4:]
+    brain -= brain.mean((2, 3, 4), keepdim=True)
+    brain /= brain.std((2, 3, 4), keepdim=True, correction=0)
+    width = torch.tensor([0.02, 0.05, 0.1, 0.2]).view(1, 4, 1, 1, 1)
+    scaled = torch.where(zscores != 0, 0.4 + width * zscores, 0)
+    shift = np.linspace(-0.1, 0.1, 8).reshape(2, 4)
+    params = dataclasses.replace(identity(2), shift=shift, noise_std=np.array([0.1, 0]))
+    labels = torch.zeros(2, 16, 16, 16, dtype=torch.long)
+    moved, _ = apply_augmentation(zscores, labels, params)
+    varied, _ = apply_augmentation(scaled, labels, params, normalise="minmax")
+    assert torch.allclose((varied - scaled) / width, moved - zscores, atol=1e-4)
+    assert (varied[..., :4] == 0).all()
+    assert 0.05 < (moved - zscores)[0, 0, ..., 4:].std() < 0.15
+
+
+def test_zscores_are_varied_exactly_as_drawn():
+    """Also where a patch's own spread is not 1: stored results stay what they were."""
+    image = 3 + 2 * torch.rand(1, 4, 8, 8, 8)
+    labels = torch.zeros(1, 8, 8, 8, dtype=torch.long)
+    params = dataclasses.replace(identity(), shift=np.array([[0.25, -0.5, 0, 1]]))
+    moved, _ = apply_augmentation(image, labels, params)
+    assert torch.equal(moved, image + image.new_tensor(params.shift).view(1, 4, 1, 1, 1))

@@ -15,6 +15,7 @@ import pytest
 from bratskit.cases import Case
 from bratskit.preprocess import list_prepared, prepare_cohort
 from bratskit.preprocess.budget import FORMS
+from bratskit.preprocess.lock import locked
 from bratskit.settings import GeometrySettings, Recipe
 
 RECIPE = Recipe(name="test", geometry=GeometrySettings(spacing_mm=(1.5, 1.5, 1.5)))
@@ -125,6 +126,41 @@ def test_a_store_stopped_at_any_moment_is_whole_and_ends_the_same(
         assert contents(store) == whole[form]
         assert not list(store.glob(".*"))
     assert hits >= n_stops
+
+
+def test_a_store_that_a_process_works_on_is_refused_until_that_is_killed(cohort, whole, tmp_path):
+    """The second process would clear the first one's half-written case away."""
+    store = tmp_path / "store"
+    store.mkdir()
+    pid = hold(store)
+    try:
+        with pytest.raises(RuntimeError, match=f"got process {pid} on .* at work there"):
+            prepare_cohort(cohort, store, recipe=RECIPE)
+        assert list_prepared(store) == []
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    assert (store / ".lock").exists()  # left by the kill, and no hindrance
+    prepare_cohort(cohort, store, recipe=RECIPE, form="fast")
+    assert contents(store) == whole["fast"]
+    assert not list(store.glob(".*"))
+
+
+def hold(store: Path) -> int:
+    """Fork a process that holds a store until it is killed."""
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            with locked(store):
+                os.write(writer, b"1")
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    os.close(writer)
+    os.read(reader, 1)
+    os.close(reader)
+    return pid
 
 
 def test_auto_goes_on_in_the_form_that_was_begun(cohort, whole, tmp_path, monkeypatch):

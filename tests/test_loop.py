@@ -299,6 +299,37 @@ def test_cases_prepared_on_another_grid_are_refused(store, tmp_path):
         train(folder, RunFolder(tmp_path / "run"), recipe=small_recipe(), split=small_split(ids))
 
 
+@pytest.mark.parametrize(("made", "asked"), [("minmax", "zscore"), ("zscore", "minmax")])
+def test_cases_prepared_to_another_scale_are_refused(store, tmp_path, made, asked):
+    folder, ids = store
+    save_prepared(make_prepared(ids[0]), folder, settings={"normalise": made})
+    recipe = dataclasses.replace(small_recipe(), normalise=asked)
+    with pytest.raises(ValueError, match=f"normalise of .*{ids[0]} must be {asked}.*got {made}"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
+
+
+def test_cases_of_an_older_version_are_refused_as_such(store, tmp_path):
+    folder, ids = store
+    save_prepared(make_prepared(ids[0]), folder, settings={"format": 1, "geometry": {"old": 1}})
+    with pytest.raises(ValueError, match=f"{ids[0]} must be of .* older version.*bratskit prepare"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=small_recipe(), split=small_split(ids))
+
+
+def test_training_varies_patches_on_the_scale_of_the_recipe(store, tmp_path, monkeypatch):
+    folder, ids = store
+    seen = []
+
+    def spy(image, labels, params, *, normalise):
+        seen.append(normalise)
+        return image, labels
+
+    monkeypatch.setattr("bratskit.train.batches.apply_augmentation", spy)
+    recipe = small_recipe(epochs=1, steps_per_epoch=1, augment=True)
+    recipe = dataclasses.replace(recipe, normalise="minmax")
+    train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
+    assert set(seen) == {"minmax"}
+
+
 def test_a_patient_that_was_not_prepared_is_named(store, tmp_path):
     folder, ids = store
     split = dataclasses.replace(small_split(ids), train=("BraTS_missing",))

@@ -1,6 +1,7 @@
 """Promise: a scan becomes what the recipe says; a cohort is prepared once, whole, in parallel."""
 
 import dataclasses
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,7 +14,14 @@ import torch
 from bratskit.cases import load_scan
 from bratskit.cases.case import Scan
 from bratskit.labels import get_schema
-from bratskit.preprocess import list_prepared, open_prepared, prepare_cohort, prepare_scan
+from bratskit.preprocess import (
+    list_prepared,
+    load_prepared,
+    open_prepared,
+    prepare_cohort,
+    prepare_scan,
+)
+from bratskit.preprocess.lock import locked
 from bratskit.settings import GeometrySettings, Recipe
 
 
@@ -78,6 +86,23 @@ def test_the_recipe_chooses_and_orders_channels_but_not_the_grid(scan):
     assert chosen.geometry == whole.geometry
     assert chosen.modalities == ("t2", "flair")
     np.testing.assert_array_equal(chosen.image, whole.image[[3, 0]])
+
+
+def test_a_modality_the_recipe_leaves_out_still_rules_the_grid(write_case, tmp_path, rng):
+    """Only t1 reaches the ends; a box of the others alone would be smaller on every side."""
+    image = np.zeros((4, 24, 20, 22), np.int16)
+    image[:, 6:18, 5:14, 7:16] = rng.integers(100, 900, size=(4, 12, 9, 9))
+    image[1, 3:21, 2:17, 4:20] = rng.integers(100, 900, size=(18, 15, 16))
+    labels = np.zeros((24, 20, 22), np.uint8)
+    labels[8:10, 8:10, 9:11] = 4
+    case = write_case(tmp_path, image=image, labels=labels)
+    chosen = recipe_at(modalities=("flair", "t1ce", "t2"))
+    whole, part = load_prepared(case, NATIVE), load_prepared(case, chosen)
+    assert whole.geometry.shape == (18, 15, 16)
+    for prepared in (part, prepare_scan(load_scan(case), chosen)):
+        assert prepared.geometry == whole.geometry
+        np.testing.assert_array_equal(prepared.mask, whole.mask)
+        np.testing.assert_array_equal(prepared.image, whole.image[[0, 2, 3]])
 
 
 def test_a_slab_missing_in_one_modality_is_zero_there_and_nowhere_else(scan):
@@ -222,6 +247,71 @@ def test_a_full_disk_is_refused_before_the_first_case(cohort, tmp_path, monkeypa
     with pytest.raises(OSError, match=r"about .* fast or .* compact, may take 0\.0 MB"):
         prepare_cohort(cohort, tmp_path / "store", recipe=NATIVE)
     assert list_prepared(tmp_path / "store") == []
+
+
+def test_where_all_cases_fail_none_are_said_to_be_done(cohort, tmp_path):
+    whole = cohort[0].paths["t1"].read_bytes()
+    for case in cohort:
+        case.paths["t1"].write_bytes(case.paths["t1"].read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"^3 of 3 cases could not be prepared\. Mend"):
+        prepare_cohort(cohort, tmp_path / "store", recipe=NATIVE)
+    cohort[0].paths["t1"].write_bytes(whole)
+    with pytest.raises(ValueError, match=r"^2 of 3 cases could not be prepared; the others are\. "):
+        prepare_cohort(cohort, tmp_path / "store", recipe=NATIVE)
+
+
+def test_a_receipt_that_is_no_receipt_is_made_again(cohort, tmp_path):
+    store = tmp_path / "store"
+    prepare_cohort(cohort, store, recipe=NATIVE)
+    (store / cohort[0].id / "receipt.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"receipt\.json must be a whole file"):
+        open_prepared(store / cohort[0].id)
+    prepare_cohort(cohort, store, recipe=NATIVE)
+    assert open_prepared(store / cohort[0].id).id == cohort[0].id
+
+
+def test_a_stranger_beside_the_arrays_is_not_weighed(cohort, tmp_path, capsys):
+    store = tmp_path / "store"
+    prepare_cohort(cohort, store, recipe=NATIVE)
+    (store / cohort[0].id / ".DS_Store").write_bytes(b"Finder")
+    capsys.readouterr()
+    prepare_cohort(cohort, store, recipe=NATIVE)
+    assert "3 kept, 0 to make" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_store_that_is_a_file_is_refused_in_one_line(cohort, tmp_path, inside):
+    (tmp_path / "file").write_text("in the way")
+    place = tmp_path / "file" / "store" if inside else tmp_path / "file"
+    with pytest.raises(NotADirectoryError, match=r"^folder must be .*file.* Choose another\.$"):
+        prepare_cohort(cohort, place, recipe=NATIVE)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_store_in_work_is_refused_to_a_second_process_and_left_alone(cohort, tmp_path):
+    store = tmp_path / "store"
+    half = store / f".{cohort[0].id}.partial"
+    half.mkdir(parents=True)
+    with (
+        locked(store),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(RuntimeError, match=rf"got process {os.getpid()} on .* at work there\. Wait"),
+    ):
+        pool.submit(prepare_cohort, cohort, store, recipe=NATIVE).result()
+    assert half.exists()
+    prepare_cohort(cohort, store, recipe=NATIVE)
+    assert sorted(path.name for path in store.iterdir()) == [case.id for case in cohort]
+
+
+def test_a_store_that_is_only_read_is_kept_without_a_lock(cohort, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    prepare_cohort(cohort, store, recipe=NATIVE)
+
+    def refuse(path, *_):
+        raise PermissionError(path)
+
+    monkeypatch.setattr("bratskit.preprocess.lock.os.open", refuse)
+    assert prepare_cohort(cohort, store, recipe=NATIVE) == [case.id for case in cohort]
 
 
 def test_two_cases_of_one_id_are_refused(cohort, tmp_path):

@@ -249,7 +249,7 @@ def test_values_beyond_half_precision_are_held_finite(tmp_path, form):
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     usage = shutil._ntuple_diskusage(100, 100, 0)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(OSError, match=r"must have 0\.0 MB free for Phantom_00000; got 0\.0 MB"):
+    with pytest.raises(OSError, match=r"must have 0\.1 MB free for Phantom_00000; got 0\.0 MB"):
         save_prepared(make_prepared(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -34,7 +34,8 @@ class Lesion:
         volume_ml: Its volume, ml.
         dice: Overlap with what came back nearer to it than to another lesion.
         hd95_mm: 95 % Hausdorff distance to the same, mm.
-        lost_vox: Voxels of it that lie where the grid does not reach.
+        lost_vox: Voxels of it that lie where the grid does not reach. A receipt's `lost_vox` counts
+            by label, each voxel once; here one of ET is lost to ET, TC and WT.
         is_gone: Whether nothing came back; Dice and HD95 follow the empty rule then.
     """
 

@@ -1,7 +1,6 @@
 """Split and train from folders alone, where no notebook has begun a run: what the shell needs."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -118,7 +117,6 @@ def train_prepared(
     if resume and not run.last.exists():
         msg = f"RUN must have a last.pt to go on from; got {run.path}. Leave --resume out to begin."
         raise FileNotFoundError(msg)
-    _refuse_other_grid(prepared / ids[0], recipe)
     history = train(
         prepared,
         run,
@@ -193,17 +191,3 @@ def _recipe_of(name: str | None, run: RunFolder) -> Recipe:
     if name is None and run.settings.exists():
         return Recipe.load(run.settings)
     return get_recipe(name or DEFAULT_RECIPE)
-
-
-def _refuse_other_grid(prepared_case: Path, recipe: Recipe) -> None:
-    from bratskit.preprocess.store import read_receipt
-
-    made_with = read_receipt(prepared_case).get("settings", {}).get("geometry")
-    wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
-    if made_with is not None and made_with != wanted:
-        msg = (
-            f"PREPARED must be made with the geometry of recipe {recipe.name!r}, {wanted}; "
-            f"got {made_with}. Run `bratskit prepare DATA {prepared_case.parent} "
-            f"--recipe {recipe.name}` or train with the recipe it was prepared for."
-        )
-        raise ValueError(msg)

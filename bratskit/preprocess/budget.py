@@ -18,8 +18,8 @@ __all__ = [
     "Form",
     "FullDiskError",
     "Space",
-    "bytes_a_voxel",
     "choose_form",
+    "count_bytes",
     "estimate_bytes",
     "find_space",
     "refuse_full_disk",
@@ -30,8 +30,11 @@ Form = Literal["fast", "compact"]
 FORMS = ("fast", "compact")  # the first that fits is taken
 
 # Bytes a voxel: of each modality, and of labels and brain mask together.
-# fast: float16; uint8 and bool. compact: mean and a margin, measured by benchmarks/store.py.
+# fast: float16; uint8 and bool. compact: with BRAIN_BOX_ML a margin above fifteen real cases, where
+# modalities take 0.37 to 0.46 on grids that end at the brain, 0.51 on a crop from its middle.
 BYTES_A_VOXEL = {"fast": (2.0, 2.0), "compact": (0.43, 0.03)}
+DENSE_BYTES = 0.56  # compact, of a modality where `crop_vox` or `size_vox` sets the grid
+CASE_BYTES = 80_000  # foreground.npz and levels.npy, at most
 BRAIN_BOX_ML = 3750  # the largest of thirty BraTS cases; they are 2471 to 3750
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 WORK_SHARE, WORK_BYTES = 0.1, 2e9  # left free for checkpoints, predictions and figures of a run
@@ -122,14 +125,25 @@ def estimate_bytes(cases: Sequence[Case], recipe: Recipe) -> dict[str, float]:
         voxels, brain = _estimate_voxels(case, recipe.geometry)
         # Background outside the brain costs nothing once compressed.
         for form, counted in (("fast", voxels), ("compact", min(brain, voxels))):
-            total[form] += counted * bytes_a_voxel(form, len(recipe.modalities))
+            total[form] += count_bytes(
+                form, counted, n_modalities=len(recipe.modalities), is_dense=_is_fixed(recipe)
+            )
     return total
 
 
-def bytes_a_voxel(form: str, n_modalities: int) -> float:
-    """Say what a prepared voxel weighs on disk, labels and brain mask included."""
+def count_bytes(form: str, voxels: float, *, n_modalities: int, is_dense: bool = True) -> float:
+    """Say what a prepared case weighs on disk, labels and brain mask included.
+
+    Args:
+        form: One of `FORMS`.
+        voxels: Size of the prepared grid.
+        n_modalities: Channels of the image.
+        is_dense: Whether the grid may be mostly brain, which compresses less.
+    """
     each, rest = BYTES_A_VOXEL[form]
-    return n_modalities * each + rest
+    if is_dense and form == "compact":
+        each = DENSE_BYTES
+    return voxels * (n_modalities * each + rest) + CASE_BYTES
 
 
 def require_free_space(folder: Path, needed_bytes: float, *, what: str) -> None:
@@ -157,6 +171,10 @@ def _full(folder: Path, needed_bytes: float, what: str, got: str) -> str:
         f"{folder} must have {_size(needed_bytes)} free for {what}; got {got}. "
         "Free some space or choose a folder on another disk."
     )
+
+
+def _is_fixed(recipe: Recipe) -> bool:
+    return (recipe.geometry.crop_vox or recipe.geometry.size_vox) is not None
 
 
 def _estimate_voxels(case: Case, settings: GeometrySettings) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from bratskit.preprocess.budget import (
     find_space,
 )
 from bratskit.preprocess.fast import load_prepared
+from bratskit.preprocess.lock import locked
 from bratskit.preprocess.prepare import allowed_cores
 from bratskit.preprocess.receipt import list_prepared, read_receipt, weigh
 from bratskit.preprocess.store import FORMAT, save_prepared, sweep
@@ -76,11 +77,28 @@ def prepare_cohort(
             the message has one line for each that is not.
         FullDiskError: An `OSError`. The store would not fit: says what each form needs, and
             nothing is written. Or the disk ran full: finished cases stay.
+        NotADirectoryError: `folder` is a file.
+        RuntimeError: Another process is preparing this store; says which.
     """
     folder = Path(folder)
     _refuse_twins(cases)
     _refuse_settings(workers, form)
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
+    with locked(folder):
+        _complete(cases, folder, recipe, workers, form, budget_gb)
+    _report_lost(cases, folder, recipe)
+    return [case.id for case in cases]
+
+
+def _complete(
+    cases: Sequence[Case],
+    folder: Path,
+    recipe: Recipe,
+    workers: int | None,
+    form: str,
+    budget_gb: float | None,
+) -> None:
+    """Make what is not there yet."""
     for case in cases:
         sweep(folder, case.id)
     kept = {case.id: receipt for case in cases if (receipt := _current(case, folder, recipe, form))}
@@ -92,8 +110,6 @@ def prepare_cohort(
         _refuse_wrong_schema(todo)
         failures = _prepare_all(todo, folder, recipe, workers, chosen)
         _refuse_failures(failures, len(cases))
-    _report_lost(cases, folder, recipe)
-    return [case.id for case in cases]
 
 
 def _choose(
@@ -188,8 +204,6 @@ def _settings(case: Case, recipe: Recipe) -> dict[str, object]:
         "schema": case.schema.name,
         "sources": sources,
     }
-    if case.channels:
-        settings["channels"] = dict(case.channels)
     return json.loads(json.dumps(settings))
 
 
@@ -222,6 +236,14 @@ def _say(line: str) -> None:
     sys.stdout.flush()
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        msg = f"folder must be a folder; got {folder}, a file or a place in one. Choose another."
+        raise NotADirectoryError(msg) from error
+
+
 def _refuse_twins(cases: Sequence[Case]) -> None:
     ids = [case.id for case in cases]
     twins = sorted({name for name in ids if ids.count(name) > 1})
@@ -247,8 +269,9 @@ def _refuse_failures(failures: dict[str, Exception], n_cases: int) -> None:
         raise ValueError(lines[0])
     hidden = len(lines) - MOST_LISTED
     shown = lines[:MOST_LISTED] + ([f"and {hidden} more"] if hidden > 0 else [])
+    others = "; the others are" if len(lines) < n_cases else ""
     msg = (
-        f"{len(lines)} of {n_cases} cases could not be prepared, the others are. "
+        f"{len(lines)} of {n_cases} cases could not be prepared{others}. "
         "Mend or leave out, then start again:\n  " + "\n  ".join(shown)
     )
     raise ValueError(msg)

@@ -199,10 +199,6 @@ class Geometry:
         """
         return self._apply(image, resample_values)
 
-    def apply_box(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Finish `apply_image` for an image `(C, *box_shape)` that is cropped to `box` already."""
-        return self._within_box.apply_image(image)
-
     def apply_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Bring a mask `(I, J, K)` to the prepared grid: true where at least half is covered."""
         return self._apply(mask, resample_mask)

@@ -9,6 +9,11 @@ from bratskit.runtime import made_by, write_atomically
 __all__ = ["damaged", "list_prepared", "read_receipt", "weigh", "write_receipt"]
 
 RECEIPT = "receipt.json"
+FILES = (  # of a stored case, in either form, beside its receipt
+    *("image.npy", "labels.npy", "mask.npy"),
+    *("image.b2nd", "labels.b2nd", "mask.b2nd", "levels.npy"),
+    "foreground.npz",
+)
 
 
 def list_prepared(folder: Path | str) -> list[str]:
@@ -36,9 +41,12 @@ def read_receipt(folder: Path | str) -> dict[str, object]:
         )
         raise FileNotFoundError(msg)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        receipt = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise damaged(path) from error
+    if not isinstance(receipt, dict):
+        raise damaged(path)
+    return receipt
 
 
 def write_receipt(folder: Path, facts: Mapping[str, object]) -> None:
@@ -49,8 +57,9 @@ def write_receipt(folder: Path, facts: Mapping[str, object]) -> None:
 
 
 def weigh(folder: Path) -> int:
-    """Add up the bytes of a stored case, without its receipt."""
-    return sum(path.stat().st_size for path in folder.iterdir() if path.name != RECEIPT)
+    """Add up the bytes of a stored case, without its receipt and what others put beside it."""
+    paths = (folder / name for name in FILES)
+    return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 def damaged(path: Path) -> ValueError:

@@ -17,7 +17,7 @@ from bratskit.labels import MODALITIES
 from bratskit.preprocess.budget import (
     FORMS,
     Form,
-    bytes_a_voxel,
+    count_bytes,
     refuse_full_disk,
     require_free_space,
 )
@@ -50,14 +50,14 @@ class Prepared:
 
     Attributes:
         id: Name of the case.
-        image: z-scores `(C, i, j, k)`, float32 in memory, float16 from a fast store, a
-            `CompactArray` of float32 from a compact one.
+        image: z-scores, or 0..1 where the recipe says "minmax", `(C, i, j, k)`: float32 in memory,
+            float16 from a fast store, a `CompactArray` of float32 from a compact one.
         labels: Internal labels `(i, j, k)` uint8, or None.
         mask: Brain mask `(i, j, k)` bool; the image is exactly 0 outside.
         geometry: The way back to the native grid.
         modalities: Name of each channel.
-        lost_vox: Tumour voxels of the native grid that a crop left out, by name of the label;
-            empty where there are no labels.
+        lost_vox: Tumour voxels of the native grid that a crop left out, by name of the label, each
+            counted once; empty where there are no labels.
     """
 
     id: str
@@ -190,7 +190,7 @@ def save_prepared(
         raise ValueError(msg)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    needed = prepared.mask.size * bytes_a_voxel(form, len(prepared.modalities))
+    needed = count_bytes(form, prepared.mask.size, n_modalities=len(prepared.modalities))
     require_free_space(folder, needed, what=prepared.id)
     sweep(folder, prepared.id)
     place, partial, old = _places(folder, prepared.id)

@@ -18,9 +18,9 @@ ZOOM = 0.15
 GAMMA_SHARE = 0.3
 GAMMA = 0.35
 NOISE_SHARE = 0.15
-NOISE_STD = 0.1  # in z-score units
+NOISE_STD = 0.1  # in standard deviations of the brain
 SCALE = 0.1
-SHIFT = 0.1  # in z-score units
+SHIFT = 0.1  # in standard deviations of the brain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,10 @@ class Augmentation:
         rotation_rad: `(B, 3)` angles about I, J, K; 0 where the patch stays upright.
         zoom: `(B,)` factor by which content grows; 1 leaves it.
         scale: `(B, C)` factor of each channel.
-        shift: `(B, C)` added to the brain voxels of each channel, z-score units.
+        shift: `(B, C)` added to the brain voxels of each channel, in standard deviations of the
+            brain: as it is to z-scores.
         gamma: `(B, C)` exponent of the contrast curve; 1 leaves it.
-        noise_std: `(B,)` standard deviation of Gaussian noise, z-score units; 0 adds none.
+        noise_std: `(B,)` standard deviation of Gaussian noise, in the same unit; 0 adds none.
         noise_seed: Seeds the noise, so that applying twice gives the same patch.
     """
 
@@ -81,6 +82,8 @@ def apply_augmentation(
     image: Float[Tensor, "b c i j k"],
     labels: Int[Tensor, "b i j k"],
     params: Augmentation,
+    *,
+    normalise: str = "zscore",
 ) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
     """Apply one draw to image and labels alike.
 
@@ -88,9 +91,12 @@ def apply_augmentation(
     how the preparation made the mask; intensities change only there.
 
     Args:
-        image: Z-scored patches, any device; not modified.
+        image: Prepared patches, any device; not modified.
         labels: Internal labels of the same patches; not modified.
         params: What `draw_augmentation` returned, for the same batch size.
+        normalise: Scale of the image, as the recipe calls it. "zscore": the brain's deviation is 1
+            and shift and noise are added as drawn. Otherwise they are multiplied by the deviation
+            of each channel over the patch's brain: 0.1 of a 0..1 image would drown its tissues.
 
     Returns:
         New image and labels of the same shapes. Labels are moved by the nearest voxel, image by
@@ -102,10 +108,17 @@ def apply_augmentation(
     brain = _find_brain(image)
     for at in np.flatnonzero((params.gamma != 1).any(axis=1)):
         image[at] = _curve(image[at], brain[at], image.new_tensor(params.gamma[at]))
-    _add_noise(image, params)
     wide = (*params.scale.shape, 1, 1, 1)
+    shift = image.new_tensor(params.shift).view(wide)
+    spread = None
+    if normalise != "zscore":
+        spread = torch.stack(
+            [_brain_statistics(*patch)[1] for patch in zip(image, brain, strict=True)]
+        )
+        shift = shift * spread
+    _add_noise(image, params, spread)
     image.mul_(image.new_tensor(params.scale).view(wide))
-    image.add_(image.new_tensor(params.shift).view(wide)).mul_(brain)
+    image.add_(shift).mul_(brain)
     return image, labels
 
 
@@ -165,11 +178,13 @@ def _brain_statistics(image: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance.sqrt()
 
 
-def _add_noise(image: Tensor, params: Augmentation) -> None:
+def _add_noise(image: Tensor, params: Augmentation, spread: Tensor | None) -> None:
     noisy = np.flatnonzero(params.noise_std)
     if not len(noisy):
         return
     generator = torch.Generator(image.device).manual_seed(params.noise_seed)
     for at in noisy:
         noise = torch.empty_like(image[at]).normal_(generator=generator)
+        if spread is not None:
+            noise.mul_(spread[at])
         image[at].add_(noise, alpha=float(params.noise_std[at]))

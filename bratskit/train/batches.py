@@ -16,7 +16,11 @@ Batch = tuple[Tensor, Tensor]
 
 
 def feed_epoch(
-    sampler: PatchSampler, settings: TrainingSettings, *, device: torch.device
+    sampler: PatchSampler,
+    settings: TrainingSettings,
+    *,
+    device: torch.device,
+    normalise: str = "zscore",
 ) -> Iterator[tuple[list[str], Iterator[Batch]]]:
     """Yield the case ids and the batches of each optimiser step of one epoch.
 
@@ -28,6 +32,7 @@ def feed_epoch(
         sampler: Draws and cuts patches; its generator draws the augmentation too.
         settings: Batch size, steps an epoch, accumulation, whether to augment.
         device: Where patches are varied: two slow cores then feed a fast GPU.
+        normalise: Scale of the prepared images, `recipe.normalise`.
 
     Yields:
         Ids of all patches of the step, and `settings.accumulate` batches of image
@@ -46,7 +51,9 @@ def feed_epoch(
 
     def vary(at: int) -> Batch:
         image, labels = (item.to(device, non_blocking=True) for item in next(cut))
-        return apply_augmentation(image, labels, params[at]) if params[at] else (image, labels)
+        if params[at] is None:
+            return image, labels
+        return apply_augmentation(image, labels, params[at], normalise=normalise)
 
     for first in range(0, len(places), settings.accumulate):
         group = range(first, first + settings.accumulate)

@@ -159,7 +159,10 @@ class _Session:
         losses = [
             self.learner.step(batches, name=f"epoch {epoch}, cases {', '.join(ids)}")
             for ids, batches in feed_epoch(
-                self.sampler, self.recipe.training, device=self.learner.device
+                self.sampler,
+                self.recipe.training,
+                device=self.learner.device,
+                normalise=self.recipe.normalise,
             )
         ]
         row = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bratskit.cases import Split
 from bratskit.preprocess import Prepared, list_prepared, open_prepared
-from bratskit.preprocess.store import read_receipt
+from bratskit.preprocess.store import FORMAT, read_receipt
 from bratskit.settings import Recipe
 
 __all__ = ["open_parts"]
@@ -76,6 +76,13 @@ def _open_whole(folder: Path) -> Prepared:
 def _refuse_other_preparation(folder: Path, recipe: Recipe) -> None:
     receipt = read_receipt(folder)
     settings = receipt.get("settings", {})
+    if settings.get("format", FORMAT) != FORMAT:
+        msg = (
+            f"{folder} must be of store format {FORMAT}; got {settings['format']}, made by an "
+            f"older version. Make it again: `bratskit prepare DATA {folder.parent} "
+            f"--recipe {recipe.name}`."
+        )
+        raise ValueError(msg)
     wanted = json.loads(json.dumps(dataclasses.asdict(recipe.geometry)))
     for name, found, asked in (
         ("modalities", list(receipt["modalities"]), list(recipe.modalities)),
@@ -86,6 +93,7 @@ def _refuse_other_preparation(folder: Path, recipe: Recipe) -> None:
         if found != asked:
             msg = (
                 f"{name} of {folder} must be {asked}, as recipe {recipe.name!r} asks; got {found}. "
-                "Prepare the cases again with this recipe, or train with the other."
+                f"Prepare the cases again with this recipe, `bratskit prepare DATA {folder.parent} "
+                f"--recipe {recipe.name}`, or train with the other."
             )
             raise ValueError(msg)
