@@ -256,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", _demo, "Run notebooks 01-05 and show scores and report.")
     demo.add_argument("--data", metavar="DIR", type=Path, help="cases, or auto; else phantoms")
-    demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of their masks")
+    demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of all masks")
     demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
     recipe(demo, None, "tiny for phantoms, laptop for real cases")
 

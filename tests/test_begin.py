@@ -154,6 +154,25 @@ def test_the_edition_is_said_once_and_kept(write_case, tmp_path):
         begin_run(tmp_path / "run", edition="brats2017-2021", **words)
 
 
+def test_phantoms_are_made_in_the_edition_that_is_asked_for(tmp_path):
+    words = {"recipe_name": "smoke", "n_cases": 3, "phantom_spacing_mm": 8.0, "is_prepared": False}
+    first = begin_run(tmp_path / "run", edition="msd-task01", **words)
+    again = begin_run(tmp_path / "run", **words)
+    assert first.edition == again.edition == "msd-task01"
+    assert {case.schema.name for case in again.cases.values()} == {"msd-task01"}
+    assert (tmp_path / "run" / "cases" / "imagesTr").is_dir()
+    with pytest.raises(ValueError, match="edition must be 'msd-task01'"):
+        begin_run(tmp_path / "run", edition="brats2017-2021", **words)
+
+
+def test_phantoms_of_no_named_edition_are_the_default_ones_and_name_none(tmp_path):
+    words = {"recipe_name": "smoke", "n_cases": 3, "phantom_spacing_mm": 8.0, "is_prepared": False}
+    run = begin_run(tmp_path / "run", **words)
+    assert {case.schema.name for case in run.cases.values()} == {run.edition} == {"brats2017-2021"}
+    kept = json.loads(run.folder.source.read_text())
+    assert kept == {"data_dir": "", "n_cases": 3, "seed": 0, "spacing_mm": 8.0}
+
+
 def test_a_run_begun_before_editions_were_kept_has_the_default(real_like, tmp_path):
     words = {"data_dir": real_like, "recipe_name": "smoke", "is_prepared": False}
     begin_run(tmp_path / "run", **words)

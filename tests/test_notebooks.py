@@ -6,10 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from bratskit.cases import make_cohort
+from bratskit.cli import main
+from bratskit.evaluate import Scores
 from bratskit.jobs import begin_run, check_structure, read_parameters, run_notebook
+from bratskit.labels import get_schema
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 STORED = sorted(FOLDER.glob("0*.ipynb"))
@@ -79,13 +84,47 @@ def test_marked_cells_print_the_same_when_replayed(executed):
 
 @chain_exists
 @pytest.mark.timeout(600)
+@pytest.mark.filterwarnings("default:.*are not scored")
 @pytest.mark.parametrize("edition", ["msd-task01", "brats2012-2015"])
-def test_files_of_another_layout_are_opened_and_shown_as_any_other(tmp_path, edition):
+def test_files_of_another_layout_are_opened_labelled_and_shown_as_any_other(tmp_path, edition):
     words = {"spacing_mm": (4.0, 4.0, 4.0), "edition": edition}
     make_cohort(tmp_path / "data", n_cases=6, **words)
     run = tmp_path / "run"
     begin_run(run, data_dir=tmp_path / "data", edition=edition, recipe_name="smoke")
-    parameters = {"run_dir": str(run), "data_dir": str(tmp_path / "data"), "recipe_name": "smoke"}
-    for path in (CHAIN[0], CHAIN[2]):  # the two that open files
-        status = run_notebook(path, out=run / "notebooks", parameters=parameters, timeout_s=280)
-        assert status.state == "done", str(status)
+    data = {"data_dir": str(tmp_path / "data")}
+    run_small(CHAIN[0], run, **data)
+    for path in CHAIN[2:4]:  # the last one is run below
+        run_small(path, run, **data)
+        assert integers_in(run / "predictions") == set(get_schema(edition).to_source.values())
+    command = ["evaluate", run / "predictions", tmp_path / "data", "--edition", edition]
+    assert main([*map(str, command), "--out", str(tmp_path / "scores.csv")]) == 0
+    assert dices_in(tmp_path / "scores.csv") == dices_in(run / "scores.csv")
+
+
+@chain_exists
+@pytest.mark.timeout(600)
+def test_masks_written_in_another_edition_on_purpose_are_read_in_it_and_kept(tmp_path):
+    make_cohort(tmp_path / "data", n_cases=6, spacing_mm=(4.0, 4.0, 4.0))
+    run, data = tmp_path / "run", {"data_dir": str(tmp_path / "data")}
+    run_small(CHAIN[2], run, edition="brats2023-gli", **data)
+    before = {path: path.stat().st_mtime_ns for path in (run / "predictions").iterdir()}
+    for path in (CHAIN[4], CHAIN[3]):  # 05 makes the scores, 04 makes them again
+        run_small(path, run, **data)
+    assert {path: path.stat().st_mtime_ns for path in (run / "predictions").iterdir()} == before
+    assert integers_in(run / "predictions") == {0, 1, 2, 3}
+
+
+def run_small(path, run, **parameters):
+    words = {"run_dir": str(run), "recipe_name": "smoke", **parameters}
+    status = run_notebook(path, out=run / "notebooks", parameters=words, timeout_s=280)
+    assert status.state == "done", str(status)
+
+
+def dices_in(path):
+    rows = Scores.load(path).pick(method="network")
+    return {(row.case, row.kind, row.name): round(row.dice, 6) for row in rows}
+
+
+def integers_in(folder):
+    masks = [np.asarray(nib.load(path).dataobj) for path in folder.glob("*.nii.gz")]
+    return set(np.unique(np.concatenate([mask.ravel() for mask in masks])).tolist())

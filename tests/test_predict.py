@@ -13,6 +13,7 @@ from bratskit.cases import load_labels, load_scan
 from bratskit.networks import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from bratskit.predict import (
     PredictionError,
+    edition_of,
     predict,
     predict_case,
     predict_folder,
@@ -274,6 +275,17 @@ def test_another_model_another_edition_or_other_settings_make_new_masks(cohort, 
         assert times(predict_folder(cohort[:1], out, **change)) != before
     receipt = json.loads((out / f"{cohort[0].id}.json").read_text())
     assert receipt["inference"]["mode"] == "window"
+
+
+def test_masks_say_their_edition_by_their_receipts(cohort, model, tmp_path):
+    out = tmp_path / "out"
+    assert edition_of(out, otherwise="brats2024-ped") == "brats2024-ped"  # no mask yet
+    first, _ = predict_folder(cohort[:2], out, model=model, edition="msd-task01")
+    assert edition_of(out, otherwise="brats2024-ped") == "msd-task01"
+    predict_folder(cohort[:1], out, model=model, edition="brats2023-gli")
+    assert edition_of(first, otherwise="brats2024-ped") == "brats2023-gli"
+    with pytest.raises(ValueError, match=r"got brats2023-gli, msd-task01\. Delete that"):
+        edition_of(out, otherwise="brats2024-ped")
 
 
 def test_one_damaged_patient_is_named_while_the_others_go_on(cohort, model, tmp_path, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pictures import small_scan, write_scan
 
-from bratskit.cases import Split, write_labels
+from bratskit.cases import Split, load_scan, make_cohort, write_labels
 from bratskit.evaluate import Scores, score_masks, write_summary
 from bratskit.runtime import RunFolder
 from bratskit.settings import get_recipe
@@ -69,6 +69,19 @@ def test_the_page_needs_nothing_but_itself(text):
     assert all(link.startswith("data:image/png;base64,") for link in links)
     assert "<script" not in text
     assert len(text) < 1_000_000
+
+
+def test_phantoms_of_another_edition_are_found_and_their_masks_read_in_it(tmp_path):
+    run = RunFolder(tmp_path / "run").create()
+    run.source.write_text('{"data_dir": "", "edition": "msd-task01"}', encoding="utf-8")
+    (case,) = make_cohort(run.cases, n_cases=1, spacing_mm=(8.0,) * 3, edition="msd-task01")
+    scan = load_scan(case)
+    write_labels(scan.labels, _mask(run, case.id), like=scan)  # no receipt: the run's own
+    Scores(score_masks(scan.labels, scan.labels, spacing_mm=scan.spacing_mm, case=case.id)).save(
+        run.scores
+    )
+    assert "with the cases on disk" not in read(run)
+    assert (run.figures / "report_comparison.png").is_file()
 
 
 def test_the_page_tells_the_whole_run(text):

@@ -87,8 +87,8 @@ def begin_run(
         run_dir: Run folder, made if absent.
         data_dir: Folder of BraTS cases; empty makes phantoms; "auto" takes the one cohort that
             Kaggle or Colab has mounted, and phantoms where there is none.
-        edition: Edition of their masks; None takes the run's own, for a new one brats2017-2021,
-            as phantoms always have it.
+        edition: Edition of their masks, phantoms' too; None takes the run's own, for a new one
+            brats2017-2021.
         recipe_name: Recipe of a new run.
         n_cases: Phantoms to make.
         seed: Of the phantoms, the split and the training.
@@ -177,10 +177,8 @@ def refuse_other_run(
 
 def _source(data_dir: str, *, edition: str | None, **phantoms: float) -> dict[str, object]:
     """Say where the cases of a run come from, as `source.json` keeps it."""
-    if not data_dir:
-        return {"data_dir": "", **phantoms}
     named = {} if edition is None else {"edition": get_schema(edition).name}
-    return {"data_dir": data_dir, **named}
+    return {"data_dir": data_dir, **({} if data_dir else phantoms), **named}
 
 
 def _recipe(name: str, *, seed: int, epochs: int) -> Recipe:
@@ -209,7 +207,7 @@ def _begun(
     begun = json.loads(folder.source.read_text(encoding="utf-8"))
     if "edition" not in source:  # not asked for: whatever the run has
         begun.pop("edition", None)
-    elif begun.get("data_dir"):
+    else:
         begun.setdefault("edition", DEFAULT_EDITION)
     recipe = Recipe.load(folder.settings)
     for name, got, kept in (
@@ -227,14 +225,15 @@ def _begun(
 
 
 def _cases(folder: RunFolder, source: dict[str, object]) -> list[Case]:
+    edition = source.get("edition", DEFAULT_EDITION)
     if source["data_dir"]:
-        schema = source.get("edition", DEFAULT_EDITION)
-        return find_cases(source["data_dir"], schema=schema, require_labels=True)
+        return find_cases(source["data_dir"], schema=edition, require_labels=True)
     spacing_mm = float(source["spacing_mm"])
     return make_cohort(
         folder.cases,
         n_cases=int(source["n_cases"]),
         seed=int(source["seed"]),
+        edition=edition,
         spacing_mm=(spacing_mm, spacing_mm, spacing_mm),
     )
 

@@ -30,8 +30,8 @@ def run_demo(
 
     Args:
         data: Folder of BraTS cases; None makes phantoms; "auto" as in `begin_run`.
-        edition: Edition of their masks; None takes the run's own, for a new one brats2017-2021.
-            The run's own masks are written as brats2017-2021 all the same.
+        edition: Edition of their masks, of phantoms and of the run's predictions; None takes the
+            run's own, for a new one brats2017-2021.
         out: Run folder, made if absent.
         recipe: Name of a recipe; None takes "tiny" for phantoms and "laptop" for real cases.
         on_line: Called with each line of progress.

@@ -1,13 +1,14 @@
 """Turn a network and a scan into a mask on the scanner's own grid."""
 
 from bratskit.predict.clean import remove_small_components
-from bratskit.predict.folder import PredictionError, predict_folder
+from bratskit.predict.folder import PredictionError, edition_of, predict_folder
 from bratskit.predict.predict import Prediction, predict_case, predict_prepared, predict_scan
 from bratskit.predict.window import gaussian_weights, single_pass, sliding_window, window_starts
 
 __all__ = [
     "Prediction",
     "PredictionError",
+    "edition_of",
     "gaussian_weights",
     "predict_case",
     "predict_folder",

@@ -16,7 +16,7 @@ from bratskit.networks import Checkpoint
 from bratskit.predict.predict import predict_scan
 from bratskit.runtime import RunFolder, pick_device, progress, write_atomically
 
-__all__ = ["PredictionError", "predict_folder"]
+__all__ = ["PredictionError", "edition_of", "predict_folder"]
 
 # What a damaged file, a full disk or a full memory raises; anything else is a bug of ours.
 PATIENT_FAULTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
@@ -99,6 +99,29 @@ def predict_folder(
     return written
 
 
+def edition_of(masks: Path | str, *, otherwise: str) -> str:
+    """Read, from the receipts that `predict_folder` wrote, whose integers masks carry.
+
+    Args:
+        masks: A mask, or a folder of them.
+        otherwise: What to return where there is no mask yet, or no receipt that can be read.
+
+    Raises:
+        ValueError: The masks of the folder are in several editions; names them.
+    """
+    masks = Path(masks)
+    paths = sorted(masks.glob("*.nii.gz")) if masks.is_dir() else [masks]
+    receipts = [_read_receipt(path) or {} for path in paths]
+    editions = sorted({receipt["edition"] for receipt in receipts if "edition" in receipt})
+    if len(editions) > 1:
+        msg = (
+            f"masks of {masks} must be in one edition; got {', '.join(editions)}. "
+            "Delete that folder and predict again: no integer says which edition it is of."
+        )
+        raise ValueError(msg)
+    return editions[0] if editions else otherwise
+
+
 def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, "Future[Scan]"]]:
     """Yield each case with its scan being read, one patient ahead of the one in use."""
     with ThreadPoolExecutor(max_workers=1) as reader:
@@ -141,12 +164,16 @@ def _facts(path: Path) -> dict[str, int] | None:
 
 
 def _is_done(path: Path, receipt: dict[str, object]) -> bool:
-    if not path.is_file() or path.stat().st_size == 0 or not _receipt_path(path).is_file():
-        return False
+    return path.is_file() and path.stat().st_size > 0 and _read_receipt(path) == receipt
+
+
+def _read_receipt(path: Path) -> dict[str, object] | None:
+    """Read the receipt of a mask; None where it is missing or damaged, which proves nothing."""
     try:
-        return json.loads(_receipt_path(path).read_text(encoding="utf-8")) == receipt
-    except ValueError:  # a damaged receipt proves nothing
-        return False
+        receipt = json.loads(_receipt_path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return receipt if isinstance(receipt, dict) else None
 
 
 def _write_receipt(path: Path, receipt: dict[str, object]) -> None:

@@ -19,6 +19,7 @@ from bratskit.visualize.page import escape, flatten, missing, page, picture, sec
 __all__ = ["pick_cases", "write_report"]
 
 Value = TypeVar("Value")
+DEFAULT_EDITION = "brats2017-2021"  # of runs that do not say theirs
 REPORT_DPI = 120  # sharp on a phone and on paper
 COMPARISON = "report_comparison.png"
 NOT_A_DEVICE = (
@@ -198,8 +199,12 @@ def _draw_chosen(
     cases: Sequence[Case] | None,
 ) -> None:
     """Draw worst, median and best into `run.figures`, where the cases and masks are at hand."""
+    from bratskit.predict import edition_of  # brings torch, which no other part of a page needs
+
+    source = _read(run.source, _load_json) or {}
+    own, is_phantom = source.get("edition", DEFAULT_EDITION), not source.get("data_dir")
     if cases is None and run.cases.is_dir():
-        cases = find_cases(run.cases)
+        cases = find_cases(run.cases, schema=own if is_phantom else DEFAULT_EDITION)
     if not chosen or not cases:
         if chosen and not (run.figures / COMPARISON).is_file():
             msg = "Call `write_report(run, cases=...)` with the cases on disk."
@@ -212,19 +217,14 @@ def _draw_chosen(
             msg = f"{case_id} is not among the cases given."
             raise ValueError(msg)
         mask = run.predictions / f"{case_id}.nii.gz"
-        pairs.append((load_scan(known[case_id]), load_labels(mask, schema=_edition(mask))[0]))
+        pred, _ = load_labels(mask, schema=edition_of(mask, otherwise=own))
+        pairs.append((load_scan(known[case_id]), pred))
         rows = scores.pick(method=method, kind="region", case=case_id)
         dices = ", ".join(f"{row.name} {row.dice:.2f}" for row in rows)
         notes.append(f"{name}: {dices}")
     run.figures.mkdir(exist_ok=True)
     drawn = draw_comparison(pairs, notes=notes).to_png(dpi=REPORT_DPI)
     write_atomically(run.figures / COMPARISON, lambda path: path.write_bytes(drawn))
-
-
-def _edition(mask: Path) -> str:
-    """Read in which edition's integers a prediction was written."""
-    receipt = _read(mask.with_name(mask.name.removesuffix(".nii.gz") + ".json"), _load_json)
-    return (receipt or {}).get("edition", "brats2017-2021")
 
 
 def _training(run: RunFolder) -> str:
