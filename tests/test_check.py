@@ -1,5 +1,7 @@
 """The doctor is silent on a sound case, names each planted fault, and always says the mend."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -52,13 +54,13 @@ def test_missing_slab_is_measured_and_placed(case):
 
 def test_rescaled_modalities_are_one_note_and_saturated_ones_a_warning(case):
     def stretch(array):
-        array[12, 14, 10] = 32767
-        return array
+        return (array * (32767 / array.max())).astype(np.int16)
 
     for name in ("t1", "t2"):
         edit(case.paths[name], stretch)
     assert only(sound(check_case(case)))[0] == "note"
-    edit(case.paths["t1"], lambda array: np.where(array > 330, 32767, array).astype(np.int16))
+    top = np.quantile(np.asarray(nib.load(case.paths["t1"]).dataobj), 0.97)
+    edit(case.paths["t1"], lambda array: np.where(array > top, 32767, array).astype(np.int16))
     told = {one.where: (one.severity, one.what[:9]) for one in sound(check_case(case))}
     assert told == {
         "pat7_t1.nii.gz": ("warning", "saturated"),
@@ -163,6 +165,33 @@ def test_table_puts_the_worst_first_and_counts(case):
     assert lines[0].startswith("problem  pat7  pat7_t1.nii.gz: must exist; got no file")
     assert lines[1].lstrip().startswith("-> Copy it there again")
     assert lines[-1] == "1 problem, 0 warnings, 1 note"
+
+
+def test_a_single_hot_voxel_is_a_warning_that_names_its_value(case):
+    def heat(array):
+        array = array.astype(np.float32)
+        array[12, 14, 10] = 1e7
+        return array
+
+    edit(case.paths["flair"], heat)
+    severity, text = only(sound(check_case(case)))
+    assert severity == "warning"
+    assert text.startswith("pat7_flair.nii.gz: 1 voxel far beyond all others, up to 1e+07")
+
+
+def test_values_beyond_float32_are_a_problem_and_no_message_holds_nan(case):
+    edit(case.paths["t1"], lambda array: array * 1e38)
+    severity, text = only(sound(check_case(case)))
+    assert severity == "problem"
+    assert "e+40, too large for float32" in text
+    edit(case.paths["t1"], lambda array: array * 1e-3)  # up to 3e37: large, and right
+    assert sound(check_folder(case.paths["t1"].parent)) == []
+
+
+def test_a_suffix_in_capitals_is_a_suffix(case):
+    path = case.paths["t2"]
+    loud = path.rename(path.with_name("pat7_t2.NII.GZ"))
+    assert sound(check_case(replace(case, paths=case.paths | {"t2": loud}))) == []
 
 
 @pytest.mark.slow

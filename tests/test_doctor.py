@@ -25,6 +25,7 @@ from bratskit.cases import (
     doctor,
     find_cases,
     findings_table,
+    journal,
     make_cohort,
     make_phantom,
     refuse_problems,
@@ -285,6 +286,7 @@ def test_a_case_unlike_the_cohort_in_orientation_grid_or_mask_is_noted(some):
         ("Phantom_00001", "odd-orientation", "note"),
         ("Phantom_00002", "odd-grid", "note"),
         ("Phantom_00003", "no-mask", "warning"),
+        ("-", "unlabelled", "note"),
     }
 
 
@@ -413,6 +415,63 @@ def test_the_journal_of_a_folder_lies_in_the_cache_and_never_in_the_folder(some,
     assert opened == []
 
 
+def test_a_journal_of_other_checks_hides_nothing(some, tmp_path, monkeypatch):
+    check_folder(some, journal=tmp_path / "j.jsonl")
+    opened = record_reads(monkeypatch)
+    monkeypatch.setattr(journal, "CHECKS", "other")
+    check_folder(some, journal=tmp_path / "j.jsonl")
+    assert len(opened) == 6
+
+
+@pytest.mark.parametrize("name", ["check_mask.py", "look.py", "evidence.py", "order.py"])
+def test_any_change_of_a_check_changes_the_version_of_the_checks(tmp_path, name):
+    source = Path(journal.__file__).parent
+    shutil.copytree(source, tmp_path / "cases")
+    shutil.copy(source.parent / "labels.py", tmp_path)
+    assert journal.checks_version(tmp_path / "cases") == journal.CHECKS
+    with (tmp_path / "cases" / name).open("a") as file:
+        file.write("CHANGED = 1\n")
+    assert journal.checks_version(tmp_path / "cases") != journal.CHECKS
+
+
+def test_without_a_home_the_check_goes_on_and_says_so_once(some, monkeypatch):
+    def homeless():
+        msg = "Could not determine home directory."
+        raise RuntimeError(msg)
+
+    monkeypatch.delenv("BRATSKIT_CACHE")
+    monkeypatch.setattr(Path, "home", homeless)
+    journal._home_cache.cache_clear()
+    try:
+        with pytest.warns(UserWarning, match="set BRATSKIT_CACHE to a folder") as caught:
+            findings = check_folders([some, some], journal="auto")
+        check_folder(some, journal="auto")
+    finally:
+        journal._home_cache.cache_clear()
+    assert len(caught) == 1
+    assert findings == check_folders([some, some])
+
+
+def test_cases_without_masks_are_counted_in_one_note_however_many(some):
+    for number in (0, 1, 3, 4):
+        without_mask_of(some, f"Phantom_{number:05d}").unlink()
+    (finding,) = (one for one in check_folder(some) if "mask" in one.what)
+    assert (finding.kind, finding.severity) == ("unlabelled", "note")
+    assert finding.what.startswith("no mask in 4 of 6 cases: Phantom_00000, ")
+    assert finding.what.endswith("Phantom_00003 and 1 more")
+
+
+def test_mends_that_differ_by_a_path_alone_are_written_once(some):
+    for path in some.rglob("*_t1.nii.gz"):
+        path.write_bytes(b"")
+    findings = [one for one in check_folder(some) if one.kind == "damaged"]
+    assert len({one.mend for one in findings}) == 6
+    short = findings_table(findings, show_all=False)
+    assert short.count("->") == 1
+    assert "-> Copy or download the file again." in short
+    assert findings_table(findings).count("->") == 6
+
+
 def test_a_line_of_another_version_is_passed_over(tmp_path):
     (tmp_path / "j.jsonl").write_text('{"case": "a", "key": "k"}\n[1, 2]\n7\nnonsense\n')
     assert Journal(tmp_path / "j.jsonl").get("k") is None
@@ -428,12 +487,13 @@ def test_refuse_problems_lists_each_case_with_its_mend(some):
 # --- for people and programs -----------------------------------------------------------------
 
 
-def test_the_table_of_thousands_stays_readable_and_hides_no_problem(some):
+def test_the_table_of_thousands_stays_readable_and_counts_what_it_hides(some):
     without_mask_of(some, "Phantom_00002").write_bytes(b"")
     findings = check_folder(some)
     many = [replace(one, case=f"{one.case}_{n}") for n in range(300) for one in findings]
     short = findings_table(many, show_all=False)
-    assert short.count("must hold an image; got an empty file") == 300
+    assert short.count("must hold an image; got an empty file") == 20
+    assert "and 280 more like these (--all shows them), 300 cases in all" in short
     notes = [line for line in short.splitlines() if line.startswith("note")]
     assert len(notes) <= 8
     assert any("more like these (--all shows them)" in line for line in notes)

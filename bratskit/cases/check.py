@@ -8,8 +8,10 @@ from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 
 from bratskit.cases.case import Case
+from bratskit.cases.check_cut import check_cuts
 from bratskit.cases.check_image import check_images
 from bratskit.cases.check_mask import check_mask
+from bratskit.cases.check_order import EXPLAINED, check_order, doubts_flair
 from bratskit.cases.findings import Finding, Severity, join_findings
 from bratskit.cases.look import Look, look_at, where_of
 from bratskit.cases.volume import Volume, grid_distance_mm
@@ -38,8 +40,13 @@ def check_look(look: Look) -> list[Finding]:
     images = list(check_images(look))
     spoiled = [finding.where.split(", ") for finding in images if finding.kind in SPOILING]
     doubtful = {name for names in spoiled for name in names}
-    mask = check_mask(look, doubtful=doubtful)
-    return join_findings([*look.findings, *_check_headers(look), *images, *mask])
+    mask = [*check_mask(look, doubtful=doubtful), *check_cuts(look)]
+    order = check_order(look, doubtful=doubtful)
+    if order:
+        mask = [finding for finding in mask if finding.kind not in EXPLAINED]
+    elif doubts_flair(look):
+        mask = [finding for finding in mask if finding.kind != "mask-place"]
+    return join_findings([*look.findings, *_check_headers(look), *images, *mask, *order])
 
 
 def orientation_of(volume: Volume) -> str:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bratskit.cases.check import SPOILING
+from bratskit.cases.check_order import EXPLAINED, check_cohort_order, cohort_order
 from bratskit.cases.contradict import find_contradiction, find_odd_cases
 from bratskit.cases.duplicates import find_duplicates
 from bratskit.cases.findings import Finding
@@ -17,6 +18,7 @@ __all__ = ["check_cohort", "defer_places"]
 FEW = 5  # cases below which nothing is the rule, so nothing is an exception
 _BLAMED = ("mask-place", "swapped")  # kinds of findings that wrong labels may cause
 MOST_SHARE = 0.8  # of a cohort that makes a rule
+_NAMED = 3  # cases that a finding about many lists
 
 
 def check_cohort(
@@ -31,11 +33,14 @@ def check_cohort(
     """
     findings = []
     for folder, cases, schema in zip(folders, rows, schemas, strict=True):
-        findings += _check_labels(folder, cases, schema)
-        findings += _check_editions(folder, cases, schema)
+        exchanged = list(check_cohort_order(folder, [row.order for row in cases if row.order]))
+        findings += exchanged
+        if not exchanged:  # labels are read off the images: put those right first
+            findings += _check_labels(folder, cases, schema)
+            findings += _check_editions(folder, cases, schema)
         for what, mend in _ODD.items():
             findings += _check_odd(cases, what, mend)
-        findings += _check_masks(cases)
+        findings += _check_masks(folder, cases)
     return findings + list(_check_twins(folders, rows))
 
 
@@ -131,7 +136,11 @@ def defer_places(rows: Sequence[Row], schema: LabelSchema, *, stopped: bool) -> 
             )
         return finding
 
-    return [[judge(finding) for finding in row.findings] for row in rows]
+    exchanged = cohort_order([row.order for row in rows if row.order]) is not None
+    hidden = EXPLAINED if exchanged else ()  # modalities that are exchanged in all cases
+    return [
+        [judge(finding) for finding in row.findings if finding.kind not in hidden] for row in rows
+    ]
 
 
 def _check_odd(rows: Sequence[Row], what: str, mend: str) -> Iterator[Finding]:
@@ -150,7 +159,18 @@ def _check_odd(rows: Sequence[Row], what: str, mend: str) -> Iterator[Finding]:
             )
 
 
-def _check_masks(rows: Sequence[Row]) -> Iterator[Finding]:
+def _check_masks(folder: Path | str, rows: Sequence[Row]) -> Iterator[Finding]:
+    bare = [row.case for row in rows if not row.has_mask]
+    if bare:
+        named = ", ".join(bare[:_NAMED]) + f" and {len(bare) - _NAMED} more" * (len(bare) > _NAMED)
+        yield Finding(
+            case="-",
+            kind="unlabelled",
+            what=f"no mask in {len(bare)} of {len(rows)} cases: {named}",
+            where=str(folder),
+            mend="None needed to predict. To train or to score, add the masks or move these cases.",
+            severity="note",
+        )
     usual, n_usual = _rule(rows, lambda row: str(row.has_mask))
     for row in rows if usual == "True" else ():
         if not row.has_mask:

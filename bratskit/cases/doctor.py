@@ -25,6 +25,7 @@ from bratskit.runtime import progress
 __all__ = ["check_folder", "check_folders", "home_of", "refuse_problems"]
 
 JournalPlace = Path | str | Literal["auto"] | None
+_MOST_LINES = 100  # problems that a refusal spells out
 MOST_WORKERS = 8  # a case takes about 0.2 GB while it is open, and disks are seldom faster
 
 
@@ -123,6 +124,9 @@ def refuse_problems(
     problems = [item for item in findings if item.severity == "problem"]
     if problems:
         lines = [f"{item.case}, {item.where}: {item.what}. {item.mend}" for item in problems]
+        if len(lines) > _MOST_LINES:
+            more = f"and {len(lines) - _MOST_LINES} more: `bratskit check {folder}` groups them."
+            lines = [*lines[:_MOST_LINES], more]
         msg = (
             f"{len({item.case for item in problems})} of {len(cases)} cases have problems, and "
             "nothing was begun. Mend them or move them elsewhere, then start again:\n"
@@ -135,6 +139,7 @@ def examine(case: Case) -> Row:
     key = source_key(case)  # before reading: a file that changes meanwhile is read again
     look = look_at(case)
     findings = check_look(look)
+    misleading = {"same-image", "misplaced"} & {finding.kind for finding in findings}
     grid: dict[str, str] = {}
     if look.volumes:
         volume = next(iter(look.volumes.values()))
@@ -147,6 +152,7 @@ def examine(case: Case) -> Row:
         findings=tuple(findings),
         grid=grid,
         has_mask=case.labels_path is not None,
+        order=None if misleading else look.order,
         **_signs(look),
     )
 

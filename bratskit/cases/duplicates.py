@@ -32,6 +32,7 @@ _MARGIN = 0.06  # of their distance, so that the whole brain lies in the frame
 _POWERS = [p for p in np.ndindex(3, 3, 3) if sum(p) <= 2]  # a bias field is smooth
 _BLOCK = 256  # rows compared at once: 2000 cases take 2 MB of correlations
 _NO_HASH = ""  # an empty modality equals every other empty one, which means nothing
+_SQUARABLE = 1e15  # float32 ends at 3.4e38: squares of more, summed, may not fit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +125,9 @@ def fingerprint(name: str, image: Mapping[str, ArrayLike] | ArrayLike) -> Finger
         cells = _pool(whole, inner)
         if not np.isfinite(cells).all():
             cells = _pool(np.nan_to_num(whole, posinf=0, neginf=0), inner)
+        largest = np.abs(cells).max()
+        if largest > _SQUARABLE:
+            cells /= largest
         look[MODALITIES.index(modality)] = _unit(cells.ravel(), trends)
     return Fingerprint(case=name, voxels=hashes, look=look)
 

@@ -1,5 +1,6 @@
 """Say what was found in a case and what would mend it, one by one or as a table for people."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -9,7 +10,9 @@ __all__ = ["Finding", "Severity", "as_finding", "findings_table", "join_findings
 
 Severity = Literal["problem", "warning", "note"]
 
-_SHOWN = 3  # findings of one kind that a shortened table shows before it counts the rest
+# Findings of one kind that a shortened table shows before it counts the rest.
+_SHOWN: dict[Severity, int] = {"problem": 20, "warning": 3, "note": 3}
+_PATH = re.compile(r"[^\s(]*[/\\].*?\.(?:nii(?:\.gz)?|mha)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,8 @@ def findings_table(findings: Sequence[Finding], *, show_all: bool = True) -> str
 
     Args:
         findings: In any order.
-        show_all: False shows three of a kind and counts the others, except for problems.
+        show_all: False shows three of a kind, of problems twenty, and counts the others; mends
+            that differ by a path alone are then written once.
 
     Examples:
         >>> print(findings_table([]))
@@ -88,14 +92,26 @@ def findings_table(findings: Sequence[Finding], *, show_all: bool = True) -> str
 
 def _group_lines(group: list[Finding], width: int, *, show_all: bool) -> list[str]:
     """Write findings of one kind, a mend that several share once, after the last of them."""
-    shorten = not show_all and group[0].severity != "problem" and len(group) > _SHOWN + 1
-    shown = group[:_SHOWN] if shorten else group
+    most = _SHOWN[group[0].severity]
+    shorten = not show_all and len(group) > most + 1
+    shown = group[:most] if shorten else group
     opening = f"{group[0].severity:<8} "
     lines = []
-    for mend, alike in groupby(shown, key=lambda finding: finding.mend):
+    for mend, some in groupby(shown, key=lambda item: item.mend if show_all else _pathless(item)):
+        alike = list(some)
+        mend = alike[0].mend if len(alike) == 1 else mend
         lines += [f"{opening}{item.case:<{width}}  {item.where}: {item.what}" for item in alike]
         lines.append(f"{'':<{len(opening) + width + 2}}-> {mend}")
     if shorten:
         n_more = len(group) - len(shown)
-        lines.append(f"{opening}{'':<{width}}  and {n_more} more like these (--all shows them)")
+        n_cases = len({item.case for item in group})
+        lines.append(
+            f"{opening}{'':<{width}}  and {n_more} more like these (--all shows them), "
+            f"{n_cases} cases in all"
+        )
     return lines
+
+
+def _pathless(finding: Finding) -> str:
+    """Say a mend without the path in it, as several files share it."""
+    return _PATH.sub("the file", finding.mend)

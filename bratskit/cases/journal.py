@@ -7,17 +7,34 @@ import os
 import warnings
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
+from bratskit import __version__
 from bratskit.cases.case import Case
 from bratskit.cases.contradict import Evidence
 from bratskit.cases.duplicates import Fingerprint
 from bratskit.cases.findings import Finding
+from bratskit.cases.order import OrderFits
 
 __all__ = ["CHECKS", "Journal", "Row", "journal_path", "source_key"]
 
-CHECKS = 2  # raise it when a check changes: rows of another number are not used
+
+def checks_version(folder: Path = Path(__file__).parent) -> str:
+    """Hash the sources by which a case is read and judged: rows of other sources are not used.
+
+    All of this folder and the labels, so that no list can be forgotten; the version of the
+    package where it is installed without sources.
+    """
+    sources = [*sorted(folder.glob("*.py")), *folder.parent.glob("labels.py")]
+    found = hashlib.blake2b(__version__.encode(), digest_size=8)
+    for path in sources:
+        found.update(path.name.encode() + b"\0" + path.read_bytes().replace(b"\r\n", b"\n"))
+    return found.hexdigest()
+
+
+CHECKS = checks_version()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +49,7 @@ class Row:
         has_mask: Whether it has a mask file.
         evidence: What its labels look like, or None.
         print: Its fingerprint, or None.
+        order: How well each order of its modalities fits, or None.
     """
 
     case: str
@@ -41,6 +59,7 @@ class Row:
     has_mask: bool
     evidence: Evidence | None
     print: Fingerprint | None
+    order: OrderFits | None = None
 
     def to_json(self) -> str:
         """Return one line of JSON."""
@@ -52,6 +71,7 @@ class Row:
             "has_mask": self.has_mask,
             "evidence": self.evidence and self.evidence.to_dict(),
             "print": self.print and self.print.to_dict(),
+            "order": self.order and self.order.to_dict(),
         }
         return json.dumps(content, separators=(",", ":"))
 
@@ -60,11 +80,13 @@ class Row:
         """Read what `to_json` wrote."""
         content = json.loads(line)
         evidence, fingerprint = content.pop("evidence"), content.pop("print")
+        order = content.pop("order")
         findings = tuple(Finding(**finding) for finding in content.pop("findings"))
         return cls(
             findings=findings,
             evidence=evidence and Evidence.from_dict(evidence),
             print=fingerprint and Fingerprint.from_dict(fingerprint),
+            order=order and OrderFits.from_dict(order),
             **content,
         )
 
@@ -87,14 +109,30 @@ def source_key(case: Case) -> str:
     return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
 
-def journal_path(folder: Path | str) -> Path:
+def journal_path(folder: Path | str) -> Path | None:
     """Return where the journal of a folder lies: never in the folder, input is not written to.
 
-    `$BRATSKIT_CACHE/check`, or else `~/.cache/bratskit/check`.
+    `$BRATSKIT_CACHE/check`, or else `~/.cache/bratskit/check`; None where this user has no home
+    (`docker run --user`), which is said once.
     """
-    cache = os.environ.get("BRATSKIT_CACHE") or Path.home() / ".cache" / "bratskit"
+    cache = os.environ.get("BRATSKIT_CACHE") or _home_cache()
+    if cache is None:
+        return None
     name = hashlib.blake2b(str(Path(folder).resolve()).encode(), digest_size=8).hexdigest()
     return Path(cache) / "check" / f"{name}.jsonl"
+
+
+@cache
+def _home_cache() -> Path | None:
+    try:
+        return Path.home() / ".cache" / "bratskit"
+    except RuntimeError:
+        msg = (
+            "journal must have a place; got no HOME and no home folder of this user. Going on "
+            "without: set BRATSKIT_CACHE to a folder, and an interrupted check can go on."
+        )
+        warnings.warn(msg, stacklevel=3)
+        return None
 
 
 class Journal:

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from bratskit.cases.case import Case
 from bratskit.cases.findings import Finding, as_finding
+from bratskit.cases.finite import not_finite
 from bratskit.cases.layouts import Layout, file_of
 from bratskit.cases.nifti import to_internal
+from bratskit.cases.order import OrderFits, read_order
 from bratskit.cases.volume import Volume, read_channels, read_volume, refuse_other_grid
 from bratskit.labels import MODALITIES
 
@@ -122,6 +124,16 @@ class Look:
             count += other
         return count >= 2
 
+    @cached_property
+    def order(self) -> OrderFits | None:
+        """How well each order of the modalities fits; None below four of them."""
+        if len(self.modalities) < len(MODALITIES):
+            return None
+        files = [self.modalities[name] for name in MODALITIES]
+        labels = None if self.labels is None else self.labels[self.box]
+        images = [file.values if file.slope > 0 else file.real(file.values) for file in files]
+        return read_order(images, self.brain, labels)
+
 
 def look_at(case: Case) -> Look:
     """Open a case; whatever stands in the way becomes a finding, and the rest is still opened."""
@@ -130,11 +142,9 @@ def look_at(case: Case) -> Look:
     for name, volume in volumes.items():
         if name == "seg":
             continue
-        n_bad = _count_bad(volume.data)
-        if n_bad:
-            what = f"NaN or infinity in {n_bad} voxels"
-            mend = "Set them to 0 (numpy.nan_to_num), or export the modality again."
-            findings.append(_problem(case, "not-finite", name, what, mend))
+        bad = not_finite(volume)
+        if bad:
+            findings.append(_problem(case, "not-finite", name, *bad))
         else:
             whole[name] = (volume, _background_of(volume.data))
     shown = {name: volume.data != background for name, (volume, background) in whole.items()}
@@ -248,14 +258,15 @@ def _check_suffix(case: Case, path: Path) -> Iterator[Finding]:
         return
     with path.open("rb") as file:
         is_gzip = file.read(2) == _GZIP
-    if is_gzip == path.name.endswith(".gz"):
+    named_gz = path.name.lower().endswith(".gz")
+    if is_gzip == named_gz:
         return
     yield Finding(
         case=case.id,
         kind="suffix",
         what=f"named {path.suffix} but {'is' if is_gzip else 'not'} compressed with gzip",
         where=path.name,
-        mend=f"Call it {path.stem if path.suffix == '.gz' else path.name + '.gz'}: it is read "
+        mend=f"Call it {path.stem if is_gzip < named_gz else path.name + '.gz'}: it is read "
         "here, but other programs go by the name.",
         severity="note",
     )
@@ -271,10 +282,6 @@ def _common_grid(volumes: dict[str, Volume]) -> Volume | None:
         return None
     common = Counter(grids.values()).most_common(1)[0][0]
     return next(volumes[kind] for kind, grid in grids.items() if grid == common)
-
-
-def _count_bad(data: NDArray[np.generic]) -> int:
-    return data.size - int(np.isfinite(data).sum()) if data.dtype.kind == "f" else 0
 
 
 def _background_of(data: NDArray[np.generic]) -> np.generic:
