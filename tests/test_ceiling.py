@@ -283,3 +283,10 @@ def test_real_truth_scores_one_through_the_brain_box(real_cases):
         found = ceiling(scan.labels, trip(geometry), spacing_mm=scan.spacing_mm, case=case.id)
         assert set(found.lost_voxels().values()) == {0}, case.id
         assert {lesion.dice for lesion in found.lesions} == {1.0}, case.id
+
+
+def test_a_table_of_ceilings_is_named_in_one_line():
+    labels = np.zeros((8, 8, 8), np.uint8)
+    labels[2:5, 2:5, 2:5] = 3
+    table = ceiling(labels, np.copy, spacing_mm=(1.0, 1.0, 1.0), case="a", grid="own")
+    assert repr(table) == "<Ceilings of own: lesions 3, cases 1>"

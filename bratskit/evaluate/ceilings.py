@@ -97,7 +97,7 @@ class SizeClass:
     hd95_mm: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Ceilings:
     """What truth scores on one or more grids; `str` is a text table, a notebook shows HTML.
 
@@ -115,6 +115,10 @@ class Ceilings:
 
     def __str__(self) -> str:
         return ceilings_text(self)
+
+    def __repr__(self) -> str:
+        cases = len({lesion.case for lesion in self.lesions})
+        return f"<Ceilings of {', '.join(self.grids)}: lesions {len(self.lesions)}, cases {cases}>"
 
     def _repr_html_(self) -> str:
         return ceilings_html(self)
