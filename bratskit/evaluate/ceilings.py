@@ -117,7 +117,7 @@ class Ceilings:
         return ceilings_text(self)
 
     def __repr__(self) -> str:
-        cases = len({lesion.case for lesion in self.lesions})
+        cases = len({row.case for row in self.scores})
         return f"<Ceilings of {', '.join(self.grids)}: lesions {len(self.lesions)}, cases {cases}>"
 
     def _repr_html_(self) -> str:
