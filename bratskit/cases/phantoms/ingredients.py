@@ -78,9 +78,7 @@ class Ingredients:
                 msg = f"{name} must be a number; got {value!r}. Take 0 to leave it out, or 1."
                 raise TypeError(msg)
             if not 0 <= float(value) <= STRONGEST:
-                msg = (
-                    f"{name} must be from 0 to 2; got {value}. 0 leaves it out, 1 is as real."
-                )
+                msg = f"{name} must be from 0 to 2; got {value}. 0 leaves it out, 1 is as real."
                 raise ValueError(msg)
             object.__setattr__(self, name, float(value))
 
