@@ -17,6 +17,7 @@ from bratskit.evaluate.metrics import (
 from bratskit.evaluate.score import EMPTY_RULES, EmptyMasks, get_empty_rule, score_masks
 from bratskit.evaluate.summary import Estimate, Summary
 from bratskit.evaluate.table import Score, Scores, write_summary
+from bratskit.evaluate.traits import measure_case
 
 __all__ = [
     "BRATS_EMPTY_HD95_MM",
@@ -39,6 +40,7 @@ __all__ = [
     "fit_flair_threshold",
     "get_empty_rule",
     "hausdorff95",
+    "measure_case",
     "precision",
     "predict_nothing",
     "score_folder",
