@@ -56,7 +56,7 @@ def test_extra_phantoms_are_trained_on_and_never_scored(real_like, tmp_path):
     own = find_cases(real_like)
     extra = find_cases(real_like)[:1]
     object.__setattr__(extra[0], "id", "ExtraPhantom_00000")
-    split = _split(RunFolder(tmp_path / "run").create(), own, extra, seed=0)
+    split = _split(RunFolder(tmp_path / "run").create(), own, extra, recipe=get_recipe("smoke"))
     assert "ExtraPhantom_00000" in split.train
     assert "ExtraPhantom_00000" not in {*split.validation, *split.test}
 

@@ -25,7 +25,14 @@ from bratskit.labels import get_schema
 from bratskit.runtime import RunFolder, write_atomically
 from bratskit.settings import Recipe, get_recipe
 
-__all__ = ["AUTO", "Run", "begin_run", "refuse_other_run", "resolve_data"]
+__all__ = [
+    "AUTO",
+    "Run",
+    "begin_run",
+    "refuse_other_run",
+    "resolve_data",
+    "spare_training_part",
+]
 
 AUTO = "auto"  # as data_dir: what Kaggle or Colab has mounted
 DEFAULT_EDITION = "brats2017-2021"
@@ -79,7 +86,8 @@ def begin_run(
     """Open a run folder, doing only what is not done yet.
 
     A new folder gets its settings, its cases (phantoms where `data_dir` is empty), a split by
-    patient and prepared arrays. Every scan is read for the split, unless `bratskit check` has: one
+    patient (without a training part where the recipe learns from a stream of phantoms alone) and
+    prepared arrays. Every scan is read for the split, unless `bratskit check` has: one
     patient under two names is in one part. A folder that has them keeps them: the files decide, so
     that notebooks opened in any order agree.
 
@@ -113,7 +121,7 @@ def begin_run(
     source = json.loads(folder.source.read_text(encoding="utf-8"))
     own = _cases(folder, source)
     extra = _extra_phantoms(folder, recipe) if data_dir else []
-    split = _split(folder, own, extra, seed=recipe.seed, data_dir=data_dir)
+    split = _split(folder, own, extra, recipe=recipe, data_dir=data_dir)
     cases = [*own, *extra]
     if is_prepared:
         from bratskit.preprocess import prepare_cohort  # needs torch; a look at a run does not
@@ -246,8 +254,16 @@ def _extra_phantoms(folder: RunFolder, recipe: Recipe) -> list[Case]:
     return make_cohort(folder.cases, n_cases=n_cases, seed=seed, prefix=EXTRA)
 
 
+def spare_training_part(drawn: Split, recipe: Recipe) -> Split:
+    """Give the training part to the test where a recipe learns from no patient."""
+    if recipe.training.phantom_share < 1:
+        return drawn
+    test = tuple(sorted((*drawn.train, *drawn.test)))
+    return dataclasses.replace(drawn, train=(), test=test)
+
+
 def _split(
-    folder: RunFolder, own: list[Case], extra: list[Case], *, seed: int, data_dir: str = ""
+    folder: RunFolder, own: list[Case], extra: list[Case], *, recipe: Recipe, data_dir: str = ""
 ) -> Split:
     """Read the manifest, or draw it: only the cohort's own cases are validated and tested on.
 
@@ -259,7 +275,8 @@ def _split(
         enhancing = {name: fact.has_et for name, fact in facts.items() if fact.has_et is not None}
         same = same_patients(own, prints=read_fingerprints(own, folders=places)) if places else ()
         # by `has_et`, as the stored results were drawn
-        drawn = make_split(own, seed=seed, has_et=enhancing, same_patient=same)
+        drawn = make_split(own, seed=recipe.seed, has_et=enhancing, same_patient=same)
+        drawn = spare_training_part(drawn, recipe)
         train = (*drawn.train, *(case.id for case in extra))
         dataclasses.replace(drawn, train=train, facts=facts).save(folder.split)
         _say_twins(same)

@@ -121,7 +121,7 @@ def train_prepared(
         prepared,
         run,
         recipe=recipe,
-        split=_split_of(run, prepared, ids, manifest, fold=fold, seed=recipe.seed),
+        split=_split_of(run, prepared, ids, manifest, fold=fold, recipe=recipe),
         max_minutes=max_minutes,
         resume=resume is not False,
     )
@@ -135,7 +135,7 @@ def _split_of(
     manifest: Path | None,
     *,
     fold: int | None,
-    seed: int,
+    recipe: Recipe,
 ) -> "Split":
     """Take the split asked for, else the run's own, else draw one."""
     from bratskit.cases import Split, load_split
@@ -145,7 +145,7 @@ def _split_of(
         raise ValueError(msg)
     begun = Split.load(run.split) if run.split.exists() else None
     if manifest is None:
-        return begun or _draw_split(prepared, ids, seed=seed)
+        return begun or _draw_split(prepared, ids, recipe=recipe)
     asked = load_split(manifest, fold=fold)
     if begun is not None and begun != asked:
         msg = (
@@ -156,20 +156,23 @@ def _split_of(
     return asked
 
 
-def _draw_split(prepared: Path, ids: Sequence[str], *, seed: int) -> "Split":
+def _draw_split(prepared: Path, ids: Sequence[str], *, recipe: Recipe) -> "Split":
     """Draw the parts over the cohort's own cases; extra phantoms are for learning only.
 
+    A recipe that learns from no patient gets no training part, extra phantoms neither.
     One patient under two names is known by the prepared arrays, which stand for the scans.
     """
     from bratskit.cases import find_duplicates, make_split
-    from bratskit.jobs.begin import EXTRA
+    from bratskit.jobs.begin import EXTRA, spare_training_part
 
     extra = [case_id for case_id in ids if case_id.startswith(f"{EXTRA}_")]
     own = [case_id for case_id in ids if case_id not in extra]
     real = [prepared / case_id for case_id in own if not case_id.startswith("Phantom_")]
     prints = list(progress(_fingerprints(real), "comparing cases", total=len(real)))
     same = [(found.first, found.second) for found in find_duplicates(prints)]
-    drawn = make_split(own, seed=seed, same_patient=same)
+    drawn = make_split(own, seed=recipe.seed, same_patient=same)
+    if recipe.training.phantom_share == 1:
+        return spare_training_part(drawn, recipe)
     return dataclasses.replace(drawn, train=(*drawn.train, *extra))
 
 

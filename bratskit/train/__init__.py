@@ -4,7 +4,9 @@ from bratskit.train.augment import Augmentation, apply_augmentation, draw_augmen
 from bratskit.train.batches import feed_epoch
 from bratskit.train.loop import train
 from bratskit.train.losses import dice_ce_loss
+from bratskit.train.mix import MixedSampler, open_sampler
 from bratskit.train.patches import PatchPlace, PatchSampler
+from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.step import Learner, NotFiniteError, learning_rate
 from bratskit.train.track import History
 from bratskit.train.validate import validate
@@ -13,14 +15,17 @@ __all__ = [
     "Augmentation",
     "History",
     "Learner",
+    "MixedSampler",
     "NotFiniteError",
     "PatchPlace",
     "PatchSampler",
+    "PhantomStream",
     "apply_augmentation",
     "dice_ce_loss",
     "draw_augmentation",
     "feed_epoch",
     "learning_rate",
+    "open_sampler",
     "train",
     "validate",
 ]

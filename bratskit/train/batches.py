@@ -8,15 +8,18 @@ from torch import Tensor
 
 from bratskit.settings import TrainingSettings
 from bratskit.train.augment import apply_augmentation, draw_augmentation
+from bratskit.train.mix import MixedSampler, StreamPlace
 from bratskit.train.patches import PatchPlace, PatchSampler
 
 __all__ = ["feed_epoch"]
 
 Batch = tuple[Tensor, Tensor]
+Sampler = PatchSampler | MixedSampler
+Places = list[PatchPlace] | list[PatchPlace | StreamPlace]
 
 
 def feed_epoch(
-    sampler: PatchSampler,
+    sampler: Sampler,
     settings: TrainingSettings,
     *,
     device: torch.device,
@@ -38,7 +41,7 @@ def feed_epoch(
         Ids of all patches of the step, and `settings.accumulate` batches of image
         `(B, C, I, J, K)` float32 and labels `(B, I, J, K)` int64 on `device`.
     """
-    channels = len(sampler.prepared[0].modalities)
+    channels = len(sampler.modalities)
     places, params = [], []
     for _ in range(settings.steps_per_epoch * settings.accumulate):
         places.append(sampler.draw(settings.batch))
@@ -61,7 +64,7 @@ def feed_epoch(
         yield ids, map(vary, group)
 
 
-def _cut_ahead(sampler: PatchSampler, places: Sequence[list[PatchPlace]]) -> Iterator[Batch]:
+def _cut_ahead(sampler: Sampler, places: Sequence[Places]) -> Iterator[Batch]:
     """Cut batches in order, the next one by a thread while the present one is being learned."""
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cut-patches") as thread:
         pending = thread.submit(sampler.cut, places[0])

@@ -17,8 +17,8 @@ from bratskit.networks import Checkpoint, build_network, load_checkpoint, save_c
 from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
+from bratskit.train.mix import open_sampler
 from bratskit.train.parts import open_parts
-from bratskit.train.patches import PatchSampler
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
 from bratskit.train.step import Learner
 from bratskit.train.track import History
@@ -51,7 +51,8 @@ def train(
         prepared_dir: Folder that `prepare_cohort` filled.
         run: Where the files go.
         recipe: Every setting.
-        split: Patients of each part; the test part is not opened.
+        split: Patients of each part; the test part is not opened. With `phantom_share` 1 the
+            training part is not learned from, and may be empty.
         max_minutes: Length of this session. It ends after the last epoch that fits.
         resume: Whether to go on from `last.pt`; False throws the run in the folder away.
         deterministic: Allow only operations that repeat to the bit; slower on a GPU.
@@ -93,19 +94,13 @@ class _Session:
     ) -> None:
         self.run, self.recipe, self.split = run, recipe, split
         self.prepared_dir, self.deterministic = prepared_dir, deterministic
-        training = recipe.training
         self.history = History()
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
-        self.sampler = PatchSampler(
-            learned_from,
-            patch_vox=training.patch_vox,
-            tumour_share=training.tumour_share,
-            rng=np.random.default_rng(recipe.seed),
-        )
+        self.sampler = open_sampler(learned_from, recipe, device=device)
         network = build_network(
             recipe.network, in_channels=len(recipe.modalities), out_channels=len(LABELS)
         )
-        self.learner = Learner(network, training, device=device)
+        self.learner = Learner(network, recipe.training, device=device)
 
     def begin(self, *, resume: bool) -> None:
         """Restore the run in the folder, or begin a new one."""
@@ -152,6 +147,8 @@ class _Session:
         except KeyboardInterrupt:
             _say(f"stopped after epoch {len(self.history)} of {epochs}. {self._how_to_go_on()}")
             raise
+        finally:
+            self.sampler.close()
 
     def _train_epoch(self, epoch: int) -> None:
         began = time.monotonic()

@@ -25,29 +25,34 @@ def open_parts(
         recipe: Its grid and channels must be those of the store.
 
     Returns:
-        Training cases and validation cases, memory-mapped.
+        Training cases (none where `phantom_share` is 1) and validation cases, memory-mapped.
 
     Raises:
         FileNotFoundError: A patient was not prepared.
         ValueError: There is nobody to learn from, or a patient was prepared without a mask or by
             other settings, or has a damaged file.
     """
-    if not split.train:
-        msg = "split.train must hold at least one patient; got none. Make it from more cases."
+    train = split.train if recipe.training.phantom_share < 1 else ()
+    if not train and recipe.training.phantom_share < 1:
+        msg = (
+            "split.train must hold at least one patient; got none. Make it from more cases, or "
+            "learn from phantoms alone: recipe 'phantom', training.phantom_share=1."
+        )
         raise ValueError(msg)
+    wanted = (*train, *split.validation)
     ready = set(list_prepared(prepared_dir)) if prepared_dir.is_dir() else set()
-    missing = [name for name in (*split.train, *split.validation) if name not in ready]
+    missing = [name for name in wanted if name not in ready]
     if missing:
         msg = (
             f"{prepared_dir} must hold every training and validation patient; {len(missing)} are "
             f"missing, first {missing[0]}. Run `bratskit prepare DATA {prepared_dir}`."
         )
         raise FileNotFoundError(msg)
-    for name in (*split.train, *split.validation):
+    for name in wanted:
         _refuse_other_preparation(prepared_dir / name, recipe)
-    _refuse_bare(prepared_dir, (*split.train, *split.validation))
+    _refuse_bare(prepared_dir, wanted)
     return (
-        [_open_whole(prepared_dir / name) for name in split.train],
+        [_open_whole(prepared_dir / name) for name in train],
         [_open_whole(prepared_dir / name) for name in split.validation],
     )
 

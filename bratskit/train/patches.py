@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bratskit.preprocess import Prepared, read_patch
 
-__all__ = ["PatchPlace", "PatchSampler"]
+__all__ = ["PatchPlace", "PatchSampler", "draw_start", "stack_patches"]
 
 Triple = tuple[int, int, int]
 
@@ -60,6 +60,11 @@ class PatchSampler:
         self.tumour_share = tumour_share
         self.rng = rng
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """Name of each channel of a patch."""
+        return self.prepared[0].modalities
+
     def draw(self, batch: int) -> list[PatchPlace]:
         """Draw the places of `batch` patches, cases uniformly with replacement."""
         return [self._draw_one() for _ in range(batch)]
@@ -75,10 +80,11 @@ class PatchSampler:
         Returns:
             Image `(B, C, I, J, K)` float32 and labels `(B, I, J, K)` int64, zero outside the box.
         """
-        pairs = [read_patch(self.prepared[at.case], at.start, self.patch_vox) for at in places]
-        image = np.stack([image for image, _ in pairs]).astype(np.float32, copy=False)
-        labels = np.stack([labels for _, labels in pairs]).astype(np.int64)
-        return torch.from_numpy(image), torch.from_numpy(labels)
+        return stack_patches([self.read(place) for place in places])
+
+    def read(self, place: PatchPlace) -> tuple[np.ndarray, np.ndarray]:
+        """Read one patch from the store, image and labels as arrays; see `cut`."""
+        return read_patch(self.prepared[place.case], place.start, self.patch_vox)
 
     def sample(self, batch: int) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
         """Draw and cut `batch` patches; see `draw` and `cut`."""
@@ -96,24 +102,56 @@ class PatchSampler:
         """Go on drawing exactly where `state_dict` was taken."""
         self.rng.bit_generator.state = json.loads(state["rng"])
 
+    def close(self) -> None:
+        """Do nothing: the store needs no end; another sampler may."""
+
     def _draw_one(self) -> PatchPlace:
         case = int(self.rng.integers(len(self.prepared)))
-        prepared = self.prepared[case]
-        size = np.array(self.patch_vox)
-        room = np.array(prepared.geometry.shape) - size
-        lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
-        if self.rng.random() < self.tumour_share and _present(prepared):
-            start = np.clip(self._near_tumour(prepared, size), lowest, highest)
-        else:
-            start = self.rng.integers(lowest, highest, endpoint=True)
-        return PatchPlace(case, (int(start[0]), int(start[1]), int(start[2])))
+        start = draw_start(
+            self.rng,
+            self.prepared[case],
+            patch_vox=self.patch_vox,
+            tumour_share=self.tumour_share,
+        )
+        return PatchPlace(case, start)
 
-    def _near_tumour(self, prepared: Prepared, size: np.ndarray) -> np.ndarray:
-        present = _present(prepared)
-        voxels = prepared.foreground[present[self.rng.integers(len(present))]]
-        voxel = np.asarray(voxels[self.rng.integers(len(voxels))])
-        jitter = self.rng.integers(-(size // 4), size // 4, endpoint=True)
-        return voxel - size // 2 + jitter
+
+def draw_start(
+    rng: np.random.Generator, prepared: Prepared, *, patch_vox: Triple, tumour_share: float
+) -> Triple:
+    """Draw the first voxel of one patch of a case; `PatchSampler` says how.
+
+    Args:
+        rng: The one source of randomness.
+        prepared: The case.
+        patch_vox: Size of the patch.
+        tumour_share: Probability that it is centred near a tumour voxel, where there is one.
+    """
+    size = np.array(patch_vox)
+    room = np.array(prepared.geometry.shape) - size
+    lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
+    if rng.random() < tumour_share and _present(prepared):
+        start = np.clip(_near_tumour(rng, prepared, size), lowest, highest)
+    else:
+        start = rng.integers(lowest, highest, endpoint=True)
+    return int(start[0]), int(start[1]), int(start[2])
+
+
+def stack_patches(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
+    """Make one batch of what `read_patch` gave: image float32, labels int64."""
+    image = np.stack([image for image, _ in pairs]).astype(np.float32, copy=False)
+    labels = np.stack([labels for _, labels in pairs]).astype(np.int64)
+    return torch.from_numpy(image), torch.from_numpy(labels)
+
+
+def _near_tumour(rng: np.random.Generator, prepared: Prepared, size: np.ndarray) -> np.ndarray:
+    present = _present(prepared)
+    voxels = prepared.foreground[present[rng.integers(len(present))]]
+    voxel = np.asarray(voxels[rng.integers(len(voxels))])
+    jitter = rng.integers(-(size // 4), size // 4, endpoint=True)
+    return voxel - size // 2 + jitter
 
 
 def _present(prepared: Prepared) -> list[int]:

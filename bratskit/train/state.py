@@ -10,6 +10,7 @@ from bratskit.cases import Split, patient_of
 from bratskit.networks import Checkpoint, load_checkpoint, save_checkpoint, saved_model
 from bratskit.runtime import RunFolder
 from bratskit.settings import Recipe
+from bratskit.train.mix import MixedSampler
 from bratskit.train.patches import PatchSampler
 from bratskit.train.step import Learner
 from bratskit.train.track import History
@@ -21,7 +22,7 @@ def save_last(
     run: RunFolder,
     *,
     learner: Learner,
-    sampler: PatchSampler,
+    sampler: PatchSampler | MixedSampler,
     history: History,
     recipe: Recipe,
     card: Mapping[str, object],
@@ -41,7 +42,7 @@ def save_last(
 
 
 def restore(
-    last: Checkpoint, run: RunFolder, *, learner: Learner, sampler: PatchSampler
+    last: Checkpoint, run: RunFolder, *, learner: Learner, sampler: PatchSampler | MixedSampler
 ) -> History:
     """Put a run back to where `save_last` wrote it, its history file too.
 
@@ -130,7 +131,8 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
 def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[str, object]:
     """Say what a network has seen: patients learned from, its forebear's included."""
     before = start.card if start else {}
-    seen = {*split.train, *before.get("trained_on", ())}
+    learned = split.train if recipe.training.phantom_share < 1 else ()
+    seen = {*learned, *before.get("trained_on", ())}
     return {
         "trained_on": sorted(seen),
         "selected_on": sorted(split.validation),

@@ -1,25 +1,26 @@
-"""Hold every setting of one experiment in frozen dataclasses, and name the recipes."""
+"""Hold every setting of one experiment in frozen dataclasses, one a stage; it names no recipe."""
 
 import dataclasses
 import json
 import typing
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from bratskit.labels import MODALITIES
 
 __all__ = [
-    "RECIPES",
     "GeometrySettings",
     "InferenceSettings",
     "NetworkSettings",
     "Recipe",
     "TrainingSettings",
-    "get_recipe",
 ]
 
 Triple = tuple[int, int, int]
+
+_COUNTS = ("batch", "accumulate", "epochs", "steps_per_epoch", "validate_every")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +101,14 @@ class TrainingSettings:
         tumour_share: Share of patches centred on a tumour voxel.
         extra_phantoms: Phantoms added to the training patients of a real cohort: exact truth, free,
             and different each, where patients are few.
+        phantom_share: Share of the patches cut from phantoms that are made while the network
+            learns and never touch the disk. With 1 no patient is learned from, and none is needed.
+        phantom_pool: Phantoms held at once. Patches are cut from each in turn, so that as many in
+            a row come from different phantoms.
+        phantom_reuse: Patches cut from a phantom before the next one takes its place: making one
+            takes about as long as learning from one patch on a CPU.
+        phantom_ingredients: Strengths of simulated effects that are not as in real cases, by name:
+            see `bratskit.cases.phantoms.INGREDIENTS`. A mapping will do; pairs are kept.
         augment: Whether to flip, scale and shift intensities and add noise.
         precision: Arithmetic of the forward pass; "auto" chooses by device capability.
         start_from: Checkpoint whose weights training begins with; None starts from random ones.
@@ -117,18 +126,22 @@ class TrainingSettings:
     clip_norm: float = 12.0
     tumour_share: float = 0.67
     extra_phantoms: int = 0
+    phantom_share: float = 0.0
+    phantom_pool: int = 8
+    phantom_reuse: int = 8
+    phantom_ingredients: tuple[tuple[str, float], ...] = ()
     augment: bool = True
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     start_from: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch", "accumulate", "epochs", "steps_per_epoch", "validate_every"):
+        for name in (*_COUNTS, "phantom_pool", "phantom_reuse"):
             value = getattr(self, name)
             _check(value >= 1, f"{name} must be at least 1; got {value}.")
-        _check(
-            0 <= self.tumour_share <= 1,
-            f"tumour_share must be in [0, 1]; got {self.tumour_share}. Try 0.67.",
-        )
+        for name, usual in (("tumour_share", 0.67), ("phantom_share", 0.5)):
+            value = getattr(self, name)
+            _check(0 <= value <= 1, f"{name} must be in [0, 1]; got {value}. Try {usual}.")
+        object.__setattr__(self, "phantom_ingredients", _pairs(self.phantom_ingredients))
         _check(
             self.extra_phantoms >= 0,
             f"extra_phantoms must be 0 or more; got {self.extra_phantoms}. Try 24.",
@@ -246,6 +259,21 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     _check(value in choices, f"{name} must be one of {choices}; got {value!r}.")
 
 
+def _pairs(
+    ingredients: Mapping[str, float] | Iterable[Iterable[object]],
+) -> tuple[tuple[str, float], ...]:
+    """Bring ingredients into one form whatever they came as: pairs in the order of their names."""
+    try:
+        pairs = sorted((str(name), float(value)) for name, value in dict(ingredients).items())
+    except (TypeError, ValueError) as error:
+        msg = (
+            f"phantom_ingredients must be numbers by name; got {ingredients!r}. "
+            'Try {"mimics": 0}.'
+        )
+        raise ValueError(msg) from error
+    return tuple(pairs)
+
+
 def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.Any:  # noqa: ANN401
     fields = {item.name: item.type for item in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
@@ -256,95 +284,3 @@ def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.An
             value = _from_dict(fields[name], value, where=f"{where}.{name}")
         built[name] = tuple(value) if isinstance(value, list) else value
     return cls(**built)
-
-
-# "smoke" learns next to nothing: it shows in seconds that everything runs. "tiny" works at 2 mm,
-# where a patch holds most of a brain and a CPU learns in minutes; what that costs small lesions is
-# the ceiling that notebook 01 draws. "laptop" works at 1.5 mm and mixes phantoms into few patients.
-# Both slide windows as large as their patches, because InstanceNorm ties the answer to the window.
-#
-# "unet-a" to "unet-e" have the formats of the five reference pipelines of the project's brief:
-# channels, scale, grid, patches, norm, dropout. Their other networks, losses and augmentations come
-# with issue 5, so no score here is a reference's yet. D and E cut from the middle, tumour included.
-_REFERENCE = TrainingSettings(accumulate=4, epochs=100, steps_per_epoch=250)
-_MIDDLE = GeometrySettings(region="grid", crop_vox=(128, 128, 128))
-
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="smoke",
-            geometry=GeometrySettings(spacing_mm=(4.0, 4.0, 4.0)),
-            network=NetworkSettings(channels=(4, 8, 16)),
-            training=TrainingSettings(
-                patch_vox=(32, 32, 32),
-                batch=2,
-                epochs=4,
-                steps_per_epoch=10,
-                validate_every=2,
-                learning_rate=3e-3,
-            ),
-            inference=InferenceSettings(mode="single", window_vox=(32, 32, 32)),
-        ),
-        Recipe(
-            name="tiny",
-            geometry=GeometrySettings(spacing_mm=(2.0, 2.0, 2.0)),
-            network=NetworkSettings(channels=(8, 16, 32, 64, 128), norm="instance"),
-            training=TrainingSettings(
-                patch_vox=(64, 64, 64), batch=2, epochs=24, validate_every=4, learning_rate=2e-3
-            ),
-            inference=InferenceSettings(mode="window", window_vox=(64, 64, 64)),
-        ),
-        Recipe(
-            name="laptop",
-            geometry=GeometrySettings(spacing_mm=(1.5, 1.5, 1.5)),
-            network=NetworkSettings(channels=(16, 32, 64, 128, 128), norm="instance"),
-            training=TrainingSettings(patch_vox=(80, 80, 80), epochs=40, extra_phantoms=24),
-            inference=InferenceSettings(
-                mode="window", window_vox=(80, 80, 80), smallest_component_vox=500
-            ),
-        ),
-        Recipe(
-            name="unet-a",
-            geometry=GeometrySettings(size_vox=(128, 128, 128)),
-            network=NetworkSettings(norm="instance"),
-            training=_REFERENCE,
-        ),
-        Recipe(
-            name="unet-b",
-            network=NetworkSettings(norm="batch", dropout=0.2),
-            training=replace(_REFERENCE, patch_vox=(128, 128, 64)),
-            inference=InferenceSettings(mode="window", window_vox=(128, 128, 64)),
-        ),
-        Recipe(
-            name="unet-c",
-            network=NetworkSettings(norm="instance"),
-            training=_REFERENCE,
-            inference=InferenceSettings(mode="window"),
-        ),
-        Recipe(
-            name="unet-d",
-            modalities=("flair", "t1ce", "t2"),
-            normalise="minmax",
-            geometry=_MIDDLE,
-            training=_REFERENCE,
-        ),
-        Recipe(name="unet-e", geometry=_MIDDLE, training=_REFERENCE),
-    )
-}
-
-
-def get_recipe(name: str) -> Recipe:
-    """Look a named recipe up.
-
-    Raises:
-        ValueError: The name is unknown; the message lists the names that exist.
-
-    Examples:
-        >>> get_recipe("tiny").network.multiple_vox
-        16
-    """
-    if name not in RECIPES:
-        msg = f"recipe must be one of {sorted(RECIPES)}; got {name!r}."
-        raise ValueError(msg)
-    return RECIPES[name]

@@ -1,0 +1,20 @@
+"""Hold every setting of one experiment, and name the recipes."""
+
+from bratskit.settings.recipes import RECIPES, get_recipe
+from bratskit.settings.stages import (
+    GeometrySettings,
+    InferenceSettings,
+    NetworkSettings,
+    Recipe,
+    TrainingSettings,
+)
+
+__all__ = [
+    "RECIPES",
+    "GeometrySettings",
+    "InferenceSettings",
+    "NetworkSettings",
+    "Recipe",
+    "TrainingSettings",
+    "get_recipe",
+]
