@@ -5,6 +5,8 @@ from bratskit.visualize.curves import draw_history, draw_scores
 from bratskit.visualize.figures import draw_comparison, draw_modalities, draw_overlay, draw_slices
 from bratskit.visualize.flythrough import write_flythrough
 from bratskit.visualize.frame import Picture
+from bratskit.visualize.gallery import Tile, draw_gallery, make_tile
+from bratskit.visualize.likeness import draw_likeness
 from bratskit.visualize.report import pick_cases, write_report
 from bratskit.visualize.slices import error_map
 from bratskit.visualize.viewer import SliceViewer
@@ -12,14 +14,18 @@ from bratskit.visualize.viewer import SliceViewer
 __all__ = [
     "Picture",
     "SliceViewer",
+    "Tile",
     "draw_ceiling",
     "draw_comparison",
+    "draw_gallery",
     "draw_history",
+    "draw_likeness",
     "draw_modalities",
     "draw_overlay",
     "draw_scores",
     "draw_slices",
     "error_map",
+    "make_tile",
     "pick_cases",
     "write_flythrough",
     "write_report",
