@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from bratskit.networks import UNet
+from bratskit.networks.unet import _InstanceNorm
 
 
 @pytest.fixture
@@ -60,6 +62,16 @@ def test_every_weight_gets_a_finite_gradient_from_deterministic_operations(norm)
     for name, weights in network.named_parameters():
         assert weights.grad is not None, name
         assert weights.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_instance_norm_says_what_torch_says_and_stays_channels_last(batch):
+    features = 2 + 3 * torch.randn(batch, 5, 4, 6, 8).to(memory_format=torch.channels_last_3d)
+    ours, theirs = _InstanceNorm(5), nn.InstanceNorm3d(5, affine=True)
+    theirs.load_state_dict({name: value + 0.5 for name, value in ours.state_dict().items()})
+    ours.load_state_dict(theirs.state_dict())  # the names of the weights are the same
+    torch.testing.assert_close(ours(features), theirs(features), rtol=1e-4, atol=1e-5)
+    assert ours(features).is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_skips_carry_detail_that_the_bottleneck_cannot(network):
