@@ -90,6 +90,7 @@ def test_each_phantom_is_used_as_often_as_asked_and_never_twice_in_a_row(pool, r
     new = [number for number, phantom in enumerate(order) if phantom not in order[:number]]
     gaps = [later - earlier for earlier, later in itertools.pairwise(new[2 * pool :])]
     assert np.mean(gaps) == pytest.approx(reuse, rel=0.1)
+    assert max(gaps) < 2 * max(pool, reuse)  # made one by one, not all at once
 
 
 def test_a_patch_follows_from_its_number_alone():

@@ -62,8 +62,8 @@ class PhantomStream:
         """
         training = self.recipe.training
         turn, slot = divmod(number, training.phantom_pool)
-        begun = slot * training.phantom_reuse // training.phantom_pool  # not all slots at once
-        generation = (turn + begun) // training.phantom_reuse
+        late = slot * training.phantom_reuse // training.phantom_pool  # not all slots at once
+        generation = (turn + -late % training.phantom_reuse) // training.phantom_reuse
         return generation * training.phantom_pool + slot
 
     def name(self, number: int) -> str:
