@@ -1,0 +1,318 @@
+"""Give tissues their intensities in four modalities, free of noise; no scanner, no labels."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from bratskit.cases.phantoms.anatomy import Anatomy
+from bratskit.cases.phantoms.contrast import Contrast
+from bratskit.cases.phantoms.fields import Array, Grid
+from bratskit.cases.phantoms.tumour import Tumour
+from bratskit.labels import MODALITIES
+
+__all__ = ["render", "strip_skull"]
+
+_AIR = -2.6  # brain z-score of the dark rim that a careless skull strip keeps
+_FAR = -20.0  # level sets where nothing was grown
+
+
+def _step(x: Array) -> Array:
+    """Rise smoothly from 0 at -3 to 1 at 3, as steep at 0 as a sigmoid; a cubic, so it is exact."""
+    t = torch.clamp(x * (1 / 6) + 0.5, 0, 1)
+    return t * t * (3 - (t + t))
+
+
+def _fade(distance_mm: Array, reach_mm: float) -> Array:
+    """Fall from 1 at distance 0, with no slope, to 0 at three times the reach."""
+    t = torch.clamp(1 - distance_mm * (1 / (3 * reach_mm)), 0, 1)
+    return t * t * t
+
+
+class _Noises:
+    """Smooth fields at the brain's voxels, each from a stream of its own.
+
+    Leaving one out changes no other.
+    """
+
+    def __init__(self, rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> None:
+        self.seed, self.anatomy, self.grid = int(rng.integers(2**32)), anatomy, grid
+
+    def draw(self, name: str, knots_mm: float) -> Array:
+        return self.anatomy.at_brain(self.grid.noise(self._rng(name), knots_mm=knots_mm))
+
+    def draw_at(self, name: str, knots_mm: float, at: torch.Tensor) -> Array:
+        voxels = self.anatomy.voxels[at]
+        return self.grid.noise_at(self._rng(name), knots_mm=knots_mm, voxels=voxels)
+
+    def _rng(self, name: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *name.encode()])
+
+
+@dataclass(frozen=True)
+class _Lesion:
+    """The brain voxels that a tumour touches.
+
+    Attributes:
+        at: Their places among the brain voxels.
+        weights: Fraction of each of the tumour's tissues there.
+        whole: Sum of the fractions.
+        strength: How much of the oedema's contrast shows, about 1 in its middle.
+        mottle: Two independent noises of variance about 1.
+        uptake: How much contrast agent enhancing tissue takes up, about 1.
+    """
+
+    at: torch.Tensor
+    weights: dict[str, Array]
+    whole: Array
+    strength: Array
+    mottle: tuple[Array, Array]
+    uptake: Array
+
+
+def _fraction(level: Array, width_mm: float) -> Array:
+    """Soften a level set as partial volume does; width 0 leaves a hard border."""
+    return _step(level * (1 / max(width_mm, 1e-3)))
+
+
+def _find_lesion(noises: _Noises, contrast: Contrast, anatomy: Anatomy, tumour: Tumour) -> _Lesion:
+    def everywhere(level: Array) -> Array:
+        whole = torch.full(anatomy.brain.shape, _FAR, device=level.device)
+        whole[tumour.box] = level
+        return anatomy.at_brain(whole)
+
+    levels = {"core": everywhere(tumour.core), "oedema": everywhere(tumour.oedema)}
+    if tumour.cavity is not None:
+        levels["cavity"] = everywhere(tumour.cavity)
+    near = torch.stack(list(levels.values())).amax(0) > -3 * (contrast.wander_mm + 2.5)
+    at = torch.nonzero(near).reshape(-1)
+    levels = {name: level[at] for name, level in levels.items()}
+    enhancing = everywhere(tumour.enhancing)[at]
+    wander = noises.draw_at("wander", 7, at) * contrast.wander_mm
+    coarse, fine = noises.draw_at("coarse", 9, at), noises.draw_at("fine", 3.5, at)
+    core = _fraction(levels["core"], contrast.border_mm)
+    enhancing = core * _fraction(enhancing, contrast.border_mm)
+    blood = _step((noises.draw_at("blood", 6, at) - (2.2 - 3.5 * contrast.blood)) * 5)
+    blood = (core - enhancing) * blood if contrast.blood > 0 else torch.zeros_like(core)
+    visible = levels["oedema"] + wander
+    halo = _step(visible + 4) * contrast.halo
+    oedema = (1 - core) * torch.maximum(_fraction(visible, contrast.softness_mm), halo)
+    weights = {
+        "enhancing": enhancing,
+        "necrosis": core - enhancing - blood,
+        "blood": blood,
+        "oedema": oedema,
+    }
+    if "cavity" in levels:
+        cavity = _fraction(levels["cavity"], contrast.border_mm)
+        weights = {name: weight * (1 - cavity) for name, weight in weights.items()}
+        weights["cavity"] = cavity
+    depth = torch.clamp(levels["oedema"] * 0.1, 0, 1)
+    strength = contrast.fading * (depth * (2 - depth) - 1) + 1 + coarse * (0.3 * contrast.texture)
+    uptake = noises.draw_at("uptake", 3.5, at) * contrast.patchiness + 1
+    return _Lesion(
+        at=at,
+        weights=weights,
+        whole=_add_up(weights.values()),
+        strength=torch.clamp(strength, 0.25, 1.3),
+        mottle=((fine + coarse) * 0.7, (fine - coarse) * 0.7),
+        uptake=torch.clamp(uptake, 0.4, 2.5),
+    )
+
+
+def _add_up(parts: object) -> Array:
+    first, *others = parts
+    for part in others:
+        first = first + part
+    return first
+
+
+def _agent_weight(noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
+    """Weigh what takes contrast agent outside the tumour: vessels, sinus, dura, choroid plexus."""
+    first, second = noises.draw("vessel", 11), noises.draw("plexus", 11)
+    patches = noises.draw("dura", 17)
+    tube = first * first + second * second  # two zero surfaces of noise meet in curves: vessels
+    shallow = (anatomy.depth_mm < 12).to(torch.float32)
+    width = (anatomy.csf + shallow * 0.5 + 0.25) * contrast.vessel_width
+    vessels = _step((width - tube) * (1 / (0.35 * contrast.vessel_width)))
+    dura = _step((4 - anatomy.depth_mm) * 2) * _step((patches - 1.2) * 6) * 0.8
+    middle = _fade(torch.abs(anatomy.template_x_mm), 1.8)
+    near_skull = _step((14 - anatomy.depth_mm) * 2)
+    sinus = middle * anatomy.csf * _step((patches + 0.2) * 5) * near_skull
+    plexus = _step((0.6 - anatomy.ventricle_mm) * 3) * _step((second - 1) * 6) * 0.6
+    weight = torch.maximum(torch.maximum(vessels, dura), torch.maximum(sinus, plexus))
+    return torch.clamp(weight * contrast.mimics, max=1)
+
+
+def _with_sulci(noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> tuple[Array, Array]:
+    """Cut fine sulci into the cortex: zero surfaces of noise are curved sheets.
+
+    Returns:
+        The fractions of CSF and of grey matter.
+    """
+    if contrast.sulci == 0:
+        return anatomy.csf, anatomy.grey
+    sheet = 1 - torch.abs(noises.draw("sulci", 5.5)) * (1 / 0.3)
+    near = torch.clamp(1 - anatomy.depth_mm * (1 / 28), 0, 1) * contrast.sulci
+    cut = torch.clamp(sheet, min=0) * near * (anatomy.grey - anatomy.deep_grey)
+    return anatomy.csf + cut, anatomy.grey - cut
+
+
+def _white_lesions(noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
+    """Weigh the white-matter lesions of age: caps around the ventricles, and spots."""
+    spots = noises.draw("spots", 5.5)
+    caps = _fade(anatomy.ventricle_mm, 4 + 2 * contrast.confluent) * _step(spots * 2 + 0.5)
+    far = _step((anatomy.depth_mm - 6) * 1.0)
+    small = _step((spots - (3.1 - 1.1 * min(contrast.punctate, 1.6))) * 7) * far
+    strong = caps * contrast.confluent + small * (0.6 + 0.6 * min(contrast.punctate, 1.0))
+    return torch.clamp(strong * anatomy.white, 0, 1.3)
+
+
+@dataclass(frozen=True)
+class _Skull:
+    """What the skull strip left in the rim of the brain: weights at the brain's voxels."""
+
+    scraps: Array
+    dark: Array
+
+    @classmethod
+    def draw(cls, noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> "_Skull":
+        patches = _step((noises.draw("scraps", 12) - 0.6) * 5)
+        scraps = _step((2.8 - anatomy.depth_mm) * 3) * patches * contrast.scraps
+        return cls(scraps, _step((2.6 - anatomy.depth_mm) * 3) * min(contrast.strip_dark, 1.0))
+
+
+def strip_skull(
+    rng: np.random.Generator, contrast: Contrast, anatomy: Anatomy, grid: Grid
+) -> torch.Tensor:
+    """Say which voxels the skull strip keeps: here and there it bites into the cortex.
+
+    Returns:
+        `(I, J, K)` bool, a part of `anatomy.brain`; all of it where `contrast.lost_mm` is 0.
+    """
+    if contrast.lost_mm == 0:
+        return anatomy.brain
+    bite = _Noises(rng, anatomy, grid).draw("bite", 24)
+    lost = anatomy.depth_mm < torch.clamp((bite - 1.2) * 3, 0, 1) * contrast.lost_mm
+    return anatomy.volume((~lost).to(torch.float32)) > 0.5
+
+
+def render(
+    rng: np.random.Generator, contrast: Contrast, anatomy: Anatomy, tumour: Tumour, grid: Grid
+) -> list[Array]:
+    """Give each modality its noise-free intensities, brain z-scores, not yet blurred.
+
+    What contrast leaves out (`mimics`, `confluent`, `texture`, ... of 0) is not computed either.
+
+    Returns:
+        Four `(I, J, K)` float32 fields; outside the brain they hold CSF or the skull's dark rim.
+    """
+    noises = _Noises(rng, anatomy, grid)
+    lesion = _find_lesion(noises, contrast, anatomy, tumour)
+    shared = _Shared.draw(noises, contrast, anatomy)
+    images = []
+    for channel in range(len(MODALITIES)):
+        mean = {name: values[channel] for name, values in contrast.tissues.items()}
+        image = _healthy(contrast, channel, mean, anatomy, shared)
+        tissue = image[lesion.at]
+        inside = _lesion_intensity(contrast, channel, mean, lesion, tissue)
+        image[lesion.at] = tissue * (1 - lesion.whole) + inside
+        if shared.skull is not None:
+            image += (contrast.scrap_bright[channel] - image) * shared.skull.scraps
+            image += (_AIR - image) * shared.skull.dark
+        edge = mean["csf"] + min(contrast.strip_dark, 1.0) * (_AIR - mean["csf"])
+        images.append(anatomy.volume(image, outside=round(edge, 6)))
+    return images
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What all modalities show of the healthy brain, at its voxels; None is left out."""
+
+    csf: Array
+    grey: Array
+    agent: Array | None
+    white_lesions: Array | None
+    unrest: Array | None
+    drift: Array | None
+    flare: Array | None
+    skull: _Skull | None
+
+    @classmethod
+    def draw(cls, noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> "_Shared":
+        aged = contrast.confluent > 0 or contrast.punctate > 0
+        stripped = contrast.scraps > 0 or contrast.strip_dark > 0
+        bright = max(contrast.flare) > 0 or contrast.inflow > 0
+        csf, grey = _with_sulci(noises, contrast, anatomy)
+        return cls(
+            csf=csf,
+            grey=grey,
+            agent=_agent_weight(noises, contrast, anatomy) if contrast.mimics > 0 else None,
+            white_lesions=_white_lesions(noises, contrast, anatomy) if aged else None,
+            unrest=noises.draw("unrest", 6) if max(contrast.unrest) > 0 else None,
+            drift=noises.draw("drift", 22) * contrast.drift if contrast.drift > 0 else None,
+            flare=torch.clamp(noises.draw("flare", 9) - 0.9, min=0) if bright else None,
+            skull=_Skull.draw(noises, contrast, anatomy) if stripped else None,
+        )
+
+
+def _healthy(
+    contrast: Contrast, channel: int, mean: dict[str, float], anatomy: Anatomy, shared: _Shared
+) -> Array:
+    """Add up the tissues of one modality as if there were no tumour."""
+    image = shared.csf * mean["csf"] + shared.grey * mean["grey"] + anatomy.white * mean["white"]
+    image += anatomy.deep_grey * (mean["deep_grey"] - mean["grey"])
+    if shared.drift is not None:
+        image += shared.drift
+    if shared.unrest is not None:
+        image += shared.unrest * contrast.unrest[channel]
+    if shared.flare is not None:
+        flare = (anatomy.white * 0.4 + anatomy.grey) * contrast.flare[channel]
+        if MODALITIES[channel] == "flair":
+            flare += anatomy.csf * (2.5 * contrast.inflow)
+        image += shared.flare * flare
+    if shared.white_lesions is not None:
+        image += shared.white_lesions * mean["white_lesion"]
+    if shared.agent is not None:
+        seen = 1.0 if MODALITIES[channel] == "t1ce" else 0.25
+        image += (mean["vessel"] - image) * shared.agent * seen
+    return image
+
+
+def _mottle(lesion: _Lesion, contrast: Contrast, channel: int) -> Array:
+    """Mottle the tumour: water is bright on FLAIR and T2 alike, and a little dark on T1."""
+    kinship = contrast.kinship
+    other = round(float(np.sqrt(1 - kinship * kinship)), 6)
+    water, rest = {"flair": (1.0, 0.0), "t2": (kinship, other)}.get(
+        MODALITIES[channel], (-0.35, 0.5)
+    )
+    first, second = lesion.mottle
+    return first * (water * contrast.texture) + second * (rest * contrast.texture)
+
+
+def _lesion_intensity(
+    contrast: Contrast, channel: int, mean: dict[str, float], lesion: _Lesion, tissue: Array
+) -> Array:
+    """Add up the tumour's tissues, mottled; enhancement varies as a factor.
+
+    Args:
+        contrast: Look of the scan.
+        channel: Which modality.
+        mean: Brain z-score of each tissue.
+        lesion: The tumour's voxels.
+        tissue: What healthy tissue looks like there: it shines through oedema.
+    """
+    weights = lesion.weights
+    mottle = _mottle(lesion, contrast, channel)
+    swollen = tissue + lesion.strength * (mean["oedema"] - tissue)
+    image = weights["oedema"] * (swollen + mottle * 0.6)
+    image += weights["necrosis"] * (mottle + mean["necrosis"])
+    image += weights["blood"] * (mottle + mean["blood"])
+    bright = mottle + mean["enhancing"]
+    if MODALITIES[channel] == "t1ce":
+        low = mean["necrosis"]
+        bright = lesion.uptake * (mean["enhancing"] - low) + low
+    image += weights["enhancing"] * bright
+    if "cavity" in weights:
+        image += weights["cavity"] * mean["cavity"]
+    return image
