@@ -28,7 +28,7 @@ _PHANTOM_CENTRE = np.array([119.5, 107.5, 77.0])
 _MEAN_SCALE = np.array([0.925, 0.93, 0.885])
 # The bends alone may shrink no piece of tissue below this part of its size. Set by eye.
 _LEAST_JACOBIAN = 0.3
-_VENTRICLE_CENTRE = (0.0, 5.0, 6.0)  # from the brain's centre, template mm
+_VENTRICLE_CENTRE = (0.0, 5.0, 9.0)  # from the brain's centre, template mm
 _VENTRICLE_REACH = (22.0, 36.0, 22.0)
 _COARSE_MM = 4.0
 
@@ -41,8 +41,8 @@ class Head:
         matrix: Phantom mm to template mm, `(3, 3)`.
         centre_mm: Phantom point that lands on the template's brain centre.
         age: 0 young, 1 old; what white-matter lesions go by too.
-        ventricles: Growth of the ventricles, -0.35 (small) to 0.6 (wide).
-        ventricle_asymmetry: How much wider the right one than the mean, -0.6 to 0.6.
+        ventricles: Growth of the ventricles, -0.35 (small) to 0.55 (wide).
+        ventricle_asymmetry: How much wider the right one than the mean, -0.5 to 0.5.
         atrophy: Widening of the sulci, 0 none to 2 extreme.
         petalia_mm: How far the right frontal and the left occipital lobe stand out.
         bend_mm: Standard deviation of the displacement at 32 mm knots and at 13 mm knots.
@@ -80,8 +80,8 @@ def draw_head(rng: np.random.Generator, ingredients: Ingredients | None = None) 
         matrix=np.round(_rotation(angles) @ np.diag(1 / scale), 6),
         centre_mm=np.round(centre, 6),
         age=age,
-        ventricles=_within(ventricles * ingredients.age, -0.35, 0.6),
-        ventricle_asymmetry=_within(lopsided * bends, -0.6, 0.6),
+        ventricles=_within(ventricles * ingredients.age, -0.35, 0.55),
+        ventricle_asymmetry=_within(lopsided * bends, -0.5, 0.5),
         atrophy=round(atrophy * ingredients.age, 6),
         petalia_mm=_within(petalia * bends, -5, 5),
         bend_mm=tuple(
@@ -153,7 +153,8 @@ def widen_ventricles(head: Head, points: list[Array]) -> list[Array]:
     x = offsets[0]
     away = x.abs()
     fall *= x / (away + 8) * head.ventricle_asymmetry + 1
-    offsets[0] = x * (away / (away + 3))
+    square = x * x
+    offsets[0] = x * (square / (square + 30))
     return [
         point - offset * fall * share
         for point, offset, share in zip(points, offsets, (1.0, 0.4, 0.8), strict=True)
@@ -199,7 +200,7 @@ class Coarse:
     def push(
         self, points: list[Array], mm: list[Array], depth_mm: Array, push: Push
     ) -> list[Array]:
-        """Let a tumour move the tissue before the head is bent; the skull does not give way.
+        """Let a tumour move the tissue before the head is bent, in place; the skull stays.
 
         Args:
             points: Where the phantom points `mm` land without the tumour, template mm, `(N,)`.
@@ -209,13 +210,17 @@ class Coarse:
         """
         free = (depth_mm * (1 / 12)).clamp_(0, 1)
         moves = [move * free for move in push(mm)]
-        turned = self.head.matrix.tolist()
+        far = torch.maximum(torch.maximum(moves[0].abs(), moves[1].abs()), moves[2].abs()) > 0.01
+        index = torch.nonzero(far)[:, 0]
+        moves, mm = ([a.index_select(0, index) for a in both] for both in (moves, mm))
         moved = [m + a for m, a in zip(mm, moves, strict=True)]
-        parts = zip(points, turned, self._shift_at(moved), self._shift_at(mm), strict=True)
-        return [
-            point + (moves[0] * row[0] + moves[1] * row[1] + moves[2] * row[2]) + (there - here)
-            for point, row, there, here in parts
-        ]
+        shifts = zip(self._shift_at(moved), self._shift_at(mm), strict=True)
+        for point, row, (there, here) in zip(
+            points, self.head.matrix.tolist(), shifts, strict=True
+        ):
+            turned = moves[0] * row[0] + moves[1] * row[1] + moves[2] * row[2]
+            point.index_add_(0, index, turned + (there - here))
+        return points
 
     def jacobian(self, push: Push | None = None) -> tuple[float, float]:
         """Measure the smallest and largest local scale of volume inside the brain, over the mean.
@@ -226,7 +231,7 @@ class Coarse:
         points = self.points
         if push is not None:
             voxels = torch.arange(depth.numel(), device=depth.device)
-            flat, mm = [p.reshape(-1) for p in points], self.grid.points_mm(voxels)
+            flat, mm = [p.flatten().clone() for p in points], self.grid.points_mm(voxels)
             points = self.push(flat, mm, depth.view(-1), push)
         points = [p.view(depth.shape) for p in widen_ventricles(self.head, points)]
         inside = depth[1:-1, 1:-1, 1:-1] > 0
