@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bratskit.cases.phantoms.fields import Grid, draw_coefficients, exp, sample, uniform
+from bratskit.cases.phantoms.fields import Grid, draw_coefficients, exp, sample, sqrt, uniform
 from bratskit.cases.phantoms.ingredients import Ingredients
 from bratskit.cases.phantoms.template import BRAIN_CENTRE_VOX, load_template
 
@@ -30,6 +30,10 @@ _MEAN_SCALE = np.array([0.925, 0.93, 0.885])
 _LEAST_JACOBIAN = 0.3
 _VENTRICLE_CENTRE = (0.0, 5.0, 9.0)  # from the brain's centre, template mm
 _VENTRICLE_REACH = (22.0, 36.0, 22.0)
+_WIDENINGS = 2  # times that ventricles are widened: a stronger single step would fold
+# Tissue comes from no farther away than this part of its depth: it never comes from outside, and
+# as the depth changes by less than 1.6 mm for each mm of a head, no push folds at the surface.
+_ROOM = 0.6
 _COARSE_MM = 4.0
 
 
@@ -41,7 +45,7 @@ class Head:
         matrix: Phantom mm to template mm, `(3, 3)`.
         centre_mm: Phantom point that lands on the template's brain centre.
         age: 0 young, 1 old; what white-matter lesions go by too.
-        ventricles: Growth of the ventricles, -0.35 (small) to 0.55 (wide).
+        ventricles: Growth of the ventricles, -0.35 (small) to 0.5 (wide).
         ventricle_asymmetry: How much wider the right one than the mean, -0.5 to 0.5.
         atrophy: Widening of the sulci, 0 none to 2 extreme.
         petalia_mm: How far the right frontal and the left occipital lobe stand out.
@@ -73,14 +77,14 @@ def draw_head(rng: np.random.Generator, ingredients: Ingredients | None = None) 
     scale = _MEAN_SCALE * rng.normal(1, 0.025) * rng.normal(1, 0.02, 3)
     centre = _PHANTOM_CENTRE + rng.normal(0, [1, 3, 2])
     age, bends = uniform(rng, 0, 1), ingredients.bends
-    ventricles = -0.25 + 0.6 * age + uniform(rng, -0.1, 0.15)
+    ventricles = -0.15 + 0.5 * age + uniform(rng, -0.1, 0.15)
     atrophy = min(max(0.7 * age + uniform(rng, -0.1, 0.3), 0), 1)
     lopsided, petalia = rng.normal(0, 0.2), rng.normal(1.5, 1.5)
     head = Head(
         matrix=np.round(_rotation(angles) @ np.diag(1 / scale), 6),
         centre_mm=np.round(centre, 6),
         age=age,
-        ventricles=_within(ventricles * ingredients.age, -0.35, 0.55),
+        ventricles=_within(ventricles * ingredients.age, -0.35, 0.5),
         ventricle_asymmetry=_within(lopsided * bends, -0.5, 0.5),
         atrophy=round(atrophy * ingredients.age, 6),
         petalia_mm=_within(petalia * bends, -5, 5),
@@ -146,6 +150,12 @@ def widen_ventricles(head: Head, points: list[Array]) -> list[Array]:
 
     The wall between the two stays where it is: near the middle nothing moves sideways.
     """
+    for _ in range(_WIDENINGS):
+        points = _widen_once(head, points)
+    return points
+
+
+def _widen_once(head: Head, points: list[Array]) -> list[Array]:
     offsets = [p - c for p, c in zip(points, _VENTRICLE_CENTRE, strict=True)]
     parts = [o * (1 / reach) for o, reach in zip(offsets, _VENTRICLE_REACH, strict=True)]
     squares = parts[0] * parts[0] + parts[1] * parts[1] + parts[2] * parts[2]
@@ -208,8 +218,11 @@ class Coarse:
             depth_mm: Their distance to the brain's surface; nothing moves there.
             push: From each point to where its tissue came from, mm.
         """
-        free = (depth_mm * (1 / 12)).clamp_(0, 1)
-        moves = [move * free for move in push(mm)]
+        moves = push(mm)
+        room = depth_mm * _ROOM
+        squares = moves[0] * moves[0] + moves[1] * moves[1] + moves[2] * moves[2]
+        free = room / sqrt(room * room + squares + 1e-6)
+        moves = [move * free for move in moves]
         far = torch.maximum(torch.maximum(moves[0].abs(), moves[1].abs()), moves[2].abs()) > 0.01
         index = torch.nonzero(far)[:, 0]
         moves, mm = ([a.index_select(0, index) for a in both] for both in (moves, mm))
