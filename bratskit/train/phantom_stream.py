@@ -17,7 +17,7 @@ __all__ = ["PhantomStream"]
 
 STREAM_SEED = 40_000  # far from the seeds of cohorts: their phantoms are never learned from
 _PLACES = 1  # third word of the seed of a patch's place; a phantom's own seed has two
-_OWN_SPACING_MM = (1.0, 1.0, 1.0)  # of BraTS, where a recipe keeps the scanner's own
+_BRATS_MM = (1.0, 1.0, 1.0)  # where neither the stream nor the recipe's grid has a voxel size
 
 
 class PhantomStream:
@@ -62,8 +62,8 @@ class PhantomStream:
         """
         training = self.recipe.training
         turn, slot = divmod(number, training.phantom_pool)
-        begun = slot * training.phantom_reuse // training.phantom_pool  # not all slots at once
-        generation = (turn + begun) // training.phantom_reuse
+        late = slot * training.phantom_reuse // training.phantom_pool  # not all slots at once
+        generation = (turn + -late % training.phantom_reuse) // training.phantom_reuse
         return generation * training.phantom_pool + slot
 
     def name(self, number: int) -> str:
@@ -94,6 +94,11 @@ class PhantomStream:
     def _seed(self) -> int:
         return self.recipe.seed + STREAM_SEED
 
+    @property
+    def _spacing_mm(self) -> tuple[float, float, float]:
+        recipe = self.recipe
+        return recipe.training.phantom_spacing_mm or recipe.geometry.spacing_mm or _BRATS_MM
+
     def _get(self, number: int) -> Prepared:
         """Take a phantom from the pool, have those after it made, and let go of older ones."""
         ahead = range(number, number + self.recipe.training.phantom_pool)
@@ -106,6 +111,5 @@ class PhantomStream:
         return self._pool[wanted[0]].result()
 
     def _make(self, phantom: int) -> Prepared:
-        spacing_mm = self.recipe.geometry.spacing_mm or _OWN_SPACING_MM
-        made = make_phantom((self._seed, phantom), spacing_mm=spacing_mm)
+        made = make_phantom((self._seed, phantom), spacing_mm=self._spacing_mm)
         return prepare_scan(made.scan, self.recipe)
