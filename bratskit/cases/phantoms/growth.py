@@ -19,18 +19,19 @@ Point = tuple[float, float, float]
 VISIBLE_CORE, VISIBLE_OEDEMA = 0.8, 0.16
 
 # Distance of those two borders in a travelling front, over sqrt(diffusion / proliferation):
-# 2 (ln(0.84/0.16) + ln(0.8/0.2)) for a front like 1/(1 + exp(x/2)).
-# Source: Murray (2002), Mathematical Biology I, 3rd ed., eq. 13.26.
-_FRONT = 6.09
+# 6.09 for a front like 1 / (1 + exp(x / 2)).
+# Source: Murray (2002), Mathematical Biology I, 3rd ed., section 13.2.
+_FRONT = round(
+    2 * math.log((1 - VISIBLE_OEDEMA) / VISIBLE_OEDEMA * VISIBLE_CORE / (1 - VISIBLE_CORE)), 2
+)
 
-# Cells move this many times slower in grey matter than in white, "more than five-fold".
-# Source: Swanson et al. (2000), Cell Prolif. 33(5):317-329; ten: Jbabdi et al. (2005),
-# Magn. Reson. Med. 54(3):616-624.
+# Diffusion in grey matter over that in white: a fifth or less. Source: Swanson et al. (2000), Cell
+# Prolif. 33(5):317-329; a tenth: Le et al. (2016), IEEE Trans. Med. Imaging 35(10):2329-2339.
 _GREY_OVER_WHITE = 0.12
 
-# Radial growth, mm/day, middle and spread of its logarithm. Source: glioblastoma about 25 mm/year
+# Radial growth, mm/day, middle and spread of its logarithm. Source: high grade tens of mm a year
 # for 2 sqrt(D rho), Harpold et al. (2007), J. Neuropathol. Exp. Neurol. 66(1):1-9; low grade
-# 4 mm/year in diameter, Mandonnet et al. (2003), Ann. Neurol. 53(4):524-528. Patchy: in between.
+# 4 mm a year in diameter, Mandonnet et al. (2003), Ann. Neurol. 53(4):524-528. Spreads: by eye.
 _SPEED = {
     "ring": (0.07, 0.4),
     "solid": (0.06, 0.4),
@@ -221,7 +222,7 @@ def _draw_shares(rng: np.random.Generator, kind: str) -> tuple[float, float]:
     if kind == "patchy":
         return 0.25 + 0.4 * a, 0.008 * math.exp(2.6 * b)
     if kind == "solid":
-        return 0.03 * math.exp(2.7 * a), 0.72 + 0.25 * b
+        return 0.045 * math.exp(2.4 * a), 0.72 + 0.25 * b
     return 0.1 + 0.75 * bell, 0.24 + 0.5 * b
 
 

@@ -72,11 +72,11 @@ def infiltrate(
 
 
 def _timing(growth: Growth, step_mm: tuple[float, ...]) -> tuple[float, float, int]:
-    """Return the age at detection, the time step and their number: stable, at most 160."""
+    """Return the age at detection, the time step and their number: stable, at most 320."""
     days = growth.age_days
     per_day = growth.diffusion_white_mm2_day * _FASTEST * 2 * sum(1 / (s * s) for s in step_mm)
     fastest = max(per_day / 0.9, 2 * growth.proliferation_per_day)
-    steps = min(max(int(_LONGER * days * fastest) + 1, 40), 160)
+    steps = min(max(int(_LONGER * days * fastest) + 1, 40), 320)
     dt = _LONGER * days / steps
     return days, min(dt, 0.9 / per_day), steps
 

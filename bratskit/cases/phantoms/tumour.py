@@ -218,8 +218,8 @@ def _infiltrate(
     coarse = Grid(tuple(distance.shape), step_mm, starts, grid.device)
     ease = coarse.noise(rng, knots_mm=24).mul_(1.6 * growth.lopsided).add_(1).clamp_(0.01, 2)
     cost = infiltrate(growth, distance, small, ease, step_mm)
-    cost += distance.clamp(min=0) * 0.45  # where no cell comes, the nearest is the likeliest
-    rough = growth.lopsided * (0.5 * growth.front_mm + 0.25 * growth.whole_radius_mm)
+    cost += distance.clamp(min=0) * 0.6  # where no cell comes, the nearest is the likeliest
+    rough = growth.lopsided * (0.3 * growth.front_mm + 0.35 * growth.whole_radius_mm)
     for share, knots_mm in ((0.9, 26), (0.4, 12), (0.25, 6)):  # set by eye
         cost += coarse.noise(rng, knots_mm=knots_mm).mul_(share * rough)
     return cost
@@ -282,6 +282,7 @@ def _resect(
     inside = score[core]
     border = -threshold_for_count(-inside, round(cavity.share * inside.numel()))
     hole = torch.minimum(score - border, tumour.core + 0.5)
+    hole = torch.where(hole == 0, 1e-3, hole)  # no voxel is on the border itself
     shreds = grid.noise(rng, knots_mm=knots_mm).mul_(3)
     left = core & (hole <= 0)
     cut = threshold_for_count(shreds[left], round(cavity.residual * int(left.sum())))
