@@ -80,3 +80,9 @@ def test_data_without_cases_is_refused_before_anything_is_made(chain, tmp_path):
 def test_a_package_without_its_notebooks_says_what_to_do():
     with pytest.raises(FileNotFoundError, match=r"must stand beside the package.*pip install -e"):
         find_notebooks("no-such-*.ipynb")
+
+
+def test_a_recipe_without_training_patients_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"got 'phantom'.*bratskit train PREPARED RUN"):
+        demo.run_demo(out=tmp_path / "run", recipe="phantom")
+    assert not (tmp_path / "run").exists()

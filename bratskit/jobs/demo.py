@@ -44,7 +44,8 @@ def run_demo(
     Raises:
         FileNotFoundError: The data folder or the notebooks do not exist.
         ValueError: The data folder holds no case or a damaged one (nothing is written then), the
-            run was begun with other settings, or no such recipe or parameter exists.
+            run was begun with other settings, no such recipe or parameter exists, or the recipe
+            learns from no patient.
         RuntimeError: A notebook failed; the message names the cell and its error.
         KeyboardInterrupt: Ctrl-C; the same call goes on from there.
     """
@@ -52,7 +53,7 @@ def run_demo(
 
     data_dir = resolve_data(data or "")
     recipe = recipe or ("laptop" if data_dir else "tiny")
-    get_recipe(recipe)
+    _refuse_stream(recipe)
     run = RunFolder(Path(out).expanduser().resolve())
     notebooks = find_notebooks("0[1-5]_*.ipynb")
     _refuse_undeclared(parameters, notebooks)
@@ -111,6 +112,17 @@ def _begin(run: RunFolder, values: dict[str, Value], edition: str) -> None:
 
     asked = {name: values[name] for name in (*ASKED, "epochs") if name in values}
     begin_run(run.path, edition=edition, is_prepared=False, **asked)
+
+
+def _refuse_stream(recipe: str) -> None:
+    """Refuse a recipe without training patients: the notebooks look at them."""
+    if get_recipe(recipe).training.phantom_share == 1:
+        msg = (
+            f"recipe must learn from patients, which the notebooks show; got {recipe!r}, which "
+            "learns from phantoms made on the way. Take another, or train this one by "
+            f"`bratskit train PREPARED RUN --recipe {recipe}`."
+        )
+        raise ValueError(msg)
 
 
 def _refuse_undeclared(parameters: dict[str, Value], notebooks: list[Path]) -> None:
