@@ -222,8 +222,8 @@ def _draw_shares(rng: np.random.Generator, kind: str) -> tuple[float, float]:
     if kind == "patchy":
         return 0.25 + 0.4 * a, 0.008 * math.exp(2.6 * b)
     if kind == "solid":
-        return 0.045 * math.exp(2.4 * a), 0.72 + 0.25 * b
-    return 0.1 + 0.75 * bell, 0.24 + 0.5 * b
+        return 0.035 * math.exp(2.6 * a), 0.72 + 0.25 * b
+    return 0.07 + 0.78 * bell, 0.24 + 0.5 * b
 
 
 def _draw_whole_ml(rng: np.random.Generator) -> float:
@@ -269,10 +269,10 @@ def _chances(anatomy: Anatomy, points: list[Array]) -> Array:
     side, white, depth = (
         a.cpu() for a in (anatomy.template_x_mm.abs(), anatomy.white, anatomy.depth_mm)
     )
-    supra = (z > 62) | ((z > 40) & (y > 105)) | ((z > 34) & (y > 85) & (side > 20))
+    supra = (z > 62) | ((z > 40) & (y > 105)) | ((z > 34) & (y > 100) & (side > 20))
     weight = white * white * ((side - 10) * 0.04).clamp(0.02, 1) * ((depth > 11) & supra)
     weight = weight * ((46 - depth) * 0.05).clamp(0.1, 1)
-    weight = weight * ((y - 45) * 0.017).clamp(0.1, 1) * ((118 - z) * 0.025).clamp(0.1, 1)
+    weight = weight * ((y - 45) * 0.017).clamp(0.1, 1) * ((124 - z) * 0.025).clamp(0.1, 1)
     return (weight * 4096).to(torch.int64)
 
 
@@ -334,7 +334,7 @@ def draw_growth(
         axes=_point(a / mean for a in axes),
         rotation=rotation,
         roughness=round(ragged * uniform(rng, 0.06, 0.4), 6),
-        rim_roughness=round(ragged * uniform(rng, 0.3, 1.4), 6),
+        rim_roughness=round(ragged * uniform(rng, 0.3, 1.6), 6),
         rim_gaps=round(ragged * max(gaps, 0.0), 6),
         grain=round(ragged * max(uniform(rng, -0.6, 1), 0.0), 6),
         push=round(min(ingredients.mass_effect * push, 0.8), 6),  # at 1 the map would fold

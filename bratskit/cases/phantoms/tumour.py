@@ -199,8 +199,9 @@ def _grow_oedema(
     distance = block_mean(outside - at_detection, steps)
     cost = enlarge(_infiltrate(rng, growth, distance, tissue, grid), steps, core.shape)
     barrier = 1 - growth.diffusion_grey_mm2_day / growth.diffusion_white_mm2_day
-    cost += tissue.grey * ((4 + 2 * growth.front_mm) * barrier)
-    cost += tissue.csf * ((12 + 2 * growth.front_mm) * barrier)
+    spared = barrier * growth.front_mm * (1 + 2.2 * growth.lopsided)  # set by eye
+    cost += tissue.grey * (4 * barrier + spared)
+    cost += tissue.csf * (12 * barrier + 1.5 * spared)
     cost = blur(cost, tuple(0.7 / s for s in grid.spacing_mm))
     whole, volume, _ = growth.seen_ml()
     return _cut_oedema(cost, core, brain, round((whole - volume) / _voxel_ml(grid)), steps)
