@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from bratskit.cases import Case, find_cases
-from bratskit.cases.phantom import make_cohort
+from bratskit.cases.phantoms import make_cohort
 from bratskit.preprocess import Prepared, load_prepared, open_prepared, read_patch, save_prepared
 from bratskit.preprocess.budget import FORMS
 from bratskit.settings import GeometrySettings, Recipe

@@ -110,7 +110,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _phantom(options: argparse.Namespace) -> int:
-    from bratskit.cases.phantom import make_cohort
+    from bratskit.cases.phantoms import ingredients_of, make_cohort
 
     cases = make_cohort(
         options.out,
@@ -118,6 +118,9 @@ def _phantom(options: argparse.Namespace) -> int:
         seed=options.seed,
         edition=options.edition,
         spacing_mm=tuple(options.spacing),
+        ingredients=ingredients_of(options.edition).without(options.without),
+        level_sets=options.level_sets,
+        workers=options.workers,
     )
     _say(f"{len(cases)} phantoms in {options.out}")
     return 0
@@ -274,6 +277,15 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("--cases", metavar="N", type=int, required=True)
     phantom.add_argument("--seed", metavar="S", type=int, default=0)
     phantom.add_argument("--spacing", metavar="MM", type=float, nargs=3, default=(1.0, 1.0, 1.0))
+    phantom.add_argument("--workers", metavar="N", type=int, help="processes; one a core")
+    phantom.add_argument(
+        "--without",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="leave an effect out, for example mimics; may be given again",
+    )
+    phantom.add_argument("--level-sets", action="store_true", help="also write <id>_truth.npz")
     edition(phantom, "edition to write the masks in")
 
     prepare = command("prepare", _prepare, "Turn cases into arrays for training.", "DIR", "OUT")

@@ -155,7 +155,7 @@ def write_case(rng: np.random.Generator) -> Callable[..., Case]:
 @pytest.fixture(scope="session")
 def phantom_case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Return one full-size phantom written to disk, made once a session; treat it as read-only."""
-    phantom = pytest.importorskip("bratskit.cases.phantom")
+    phantom = pytest.importorskip("bratskit.cases.phantoms")
     made = phantom.make_phantom(0)
     return phantom.write_phantom(made, tmp_path_factory.mktemp("phantom"))
 

@@ -1,13 +1,15 @@
 """Each of more than a hundred damages is named, with its file, and nothing else is said."""
 
 import shutil
+from itertools import islice
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from damages import Damage, damages, with_paths_in
 
-from bratskit.cases import check_folder, find_cases, make_phantom, write_phantom
+from bratskit.cases import check_folder, find_cases, make_cohort, make_phantom, write_phantom
 
 SPACING_MM = (4.0, 4.0, 4.0)
 DAMAGES = list(damages())
@@ -18,7 +20,9 @@ REAL = ("BraTS2021_00006", "Brats18_CBICA_ABM_1", "Brats18_TCIA02_135_1", "Brats
 def coarse(tmp_path_factory):
     """Return three phantoms of 60 x 60 x 39 voxels with all three tissues; read-only."""
     folder = tmp_path_factory.mktemp("coarse")
-    return [write_phantom(make_phantom(seed, spacing_mm=SPACING_MM), folder) for seed in (0, 3, 4)]
+    made = (make_phantom(seed, spacing_mm=SPACING_MM) for seed in range(20))
+    ringed = (one for one in made if one.truth["voxels"]["labels"]["ET"] > 100)
+    return [write_phantom(one, folder) for one in islice(ringed, 3)]
 
 
 def damaged(damage: Damage, whole, tmp_path):
@@ -53,6 +57,24 @@ def test_the_damages_are_more_than_a_hundred_of_more_than_25_kinds():
     assert len({damage.name for damage in DAMAGES}) == len(DAMAGES) >= 100
     assert len({getattr(damage.apply, "func", damage.apply) for damage in DAMAGES}) >= 25
     assert len({damage.kind for damage in DAMAGES}) >= 20
+
+
+@pytest.mark.slow
+def test_thirty_phantoms_leave_the_doctor_silent_and_each_damage_makes_it_speak(tmp_path):
+    cases = make_cohort(tmp_path / "whole", n_cases=30, seed=1, spacing_mm=SPACING_MM)
+    findings = [one for one in check_folder(tmp_path / "whole") if one.kind != "spacing"]
+    ets = {
+        case.id: int((np.asarray(nib.load(case.labels_path).dataobj) == 4).sum()) for case in cases
+    }
+    for finding in findings:  # what is true of a tumour is no complaint
+        assert finding.kind in {"no-et", "tiny-et"}, finding
+        assert ets[finding.case] < 50
+    whole = [case for case in cases if ets[case.id] > 100]
+    for number, damage in enumerate(DAMAGES):
+        case = whole[number % len(whole)]
+        folder = tmp_path / f"damaged-{number}"
+        assert_named(damage, damaged(damage, case, folder), case.id)
+        shutil.rmtree(folder)
 
 
 @pytest.mark.slow

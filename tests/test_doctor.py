@@ -307,7 +307,7 @@ def test_every_layout_is_read_and_a_planted_fault_is_placed(tmp_path, edition):
 
 
 def test_a_damaged_channel_of_an_msd_file_is_named(tmp_path):
-    case = write_phantom(make_phantom(3, spacing_mm=SPACING_MM), tmp_path, edition="msd-task01")
+    case = write_phantom(make_phantom(5, spacing_mm=SPACING_MM), tmp_path, edition="msd-task01")
     path = case.paths["t1"]
     image = nib.load(path)
     array = np.asarray(image.dataobj).copy()
@@ -320,7 +320,7 @@ def test_a_damaged_channel_of_an_msd_file_is_named(tmp_path):
 
 
 def test_a_dataset_json_that_contradicts_the_schema_is_a_problem_of_the_folder(tmp_path):
-    write_phantom(make_phantom(3, spacing_mm=SPACING_MM), tmp_path, edition="msd-task01")
+    write_phantom(make_phantom(5, spacing_mm=SPACING_MM), tmp_path, edition="msd-task01")
     findings = check_folder(tmp_path, schema="brats2023-gli")
     (finding,) = (one for one in findings if one.kind == "contradiction")
     assert "msd-task01" in finding.what + finding.mend

@@ -18,7 +18,7 @@ import SimpleITK
 
 from bratskit.cases import find_cases, load_labels, load_scan, make_phantom, write_labels
 from bratskit.cases.layouts import file_of, layout_of
-from bratskit.cases.phantom import make_cohort, write_phantom
+from bratskit.cases.phantoms import make_cohort, write_phantom
 from bratskit.cases.write import list_cases, write_scan
 from bratskit.labels import LABELS, SCHEMAS, get_schema
 from bratskit.predict import folder as predict_folder_module
@@ -32,7 +32,7 @@ EDITIONS = pytest.mark.parametrize("edition", SCHEMAS)
 
 @pytest.fixture(scope="module")
 def phantom():
-    made = make_phantom(3, spacing_mm=COARSE, case_id="pat7")
+    made = make_phantom(5, spacing_mm=COARSE, case_id="pat7")
     assert set(np.unique(made.scan.labels)) == set(LABELS)  # all tissues take part
     return made
 

@@ -2,16 +2,24 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
-from bratskit.cases import load_scan
-from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
+from bratskit.cases import find_cases, load_scan
+from bratskit.cases.phantoms import (
+    Ingredients,
+    Phantom,
+    make_cohort,
+    make_phantom,
+    write_phantom,
+)
 from bratskit.labels import MODALITIES
 
 COARSE = (4.0, 4.0, 4.0)  # 60x60x39 voxels: a phantom in a fraction of a second
@@ -24,22 +32,45 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def phantom() -> Phantom:
-    return make_phantom(3, spacing_mm=COARSE)
+    return make_phantom(5, spacing_mm=COARSE)
 
 
-def test_the_same_seed_gives_the_same_bytes_on_any_number_of_workers(tmp_path: Path):
-    make_cohort(tmp_path / "one", n_cases=2, seed=5, spacing_mm=COARSE, workers=1)
-    make_cohort(tmp_path / "two", n_cases=2, seed=5, spacing_mm=COARSE, workers=2)
-    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+HASH = (
+    "import hashlib, torch\n"
+    "from bratskit.cases.phantoms.simulate import simulate\n"
+    "made = simulate((1, 2), spacing_mm=(6.0, 6.0, 6.0))\n"
+    "parts = [made.image, made.labels, made.tumour.oedema]\n"
+    "content = b''.join(part.numpy().tobytes() for part in parts)\n"
+    "print(torch.backends.cpu.get_cpu_capability(), hashlib.sha256(content).hexdigest())"
+)
 
 
-def test_a_script_without_a_guard_gets_its_workers(tmp_path: Path):
+def test_a_processor_of_another_age_makes_the_same_bits():
+    made = {}
+    for words in ({"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2"}, {}):
+        ran = subprocess.run(
+            [sys.executable, "-c", HASH],
+            env=os.environ | words,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        used, digest = ran.stdout.split()
+        made[used] = digest
+    assert "DEFAULT" in made
+    assert len(set(made.values())) == 1, made
+
+
+def test_two_workers_of_a_script_without_a_guard_write_what_one_writes_here(tmp_path: Path):
+    words = {"n_cases": 2, "seed": 5, "spacing_mm": (8.0, 8.0, 8.0)}
+    make_cohort(tmp_path / "one", workers=1, **words)
     script = (
         "from bratskit.cases import make_cohort\n"
-        f"make_cohort({str(tmp_path / 'piped')!r}, n_cases=2, spacing_mm=(8, 8, 8), workers=2)"
+        f"make_cohort({str(tmp_path / 'two')!r}, workers=2, **{words})"
     )
     subprocess.run([sys.executable], input=script, text=True, check=True, capture_output=True)
-    assert len(list((tmp_path / "piped").glob("Phantom_0000?/*_seg.nii.gz"))) == 2
+    assert len(list((tmp_path / "two").glob("Phantom_0000?/*_seg.nii.gz"))) == 2
+    assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
 def test_another_seed_gives_another_patient(phantom: Phantom):
@@ -153,6 +184,82 @@ def test_a_spacing_of_zero_is_refused():
 def test_phantoms_of_an_older_generator_are_not_mixed_with_new_ones(tmp_path):
     make_cohort(tmp_path, n_cases=1, spacing_mm=(4.0, 4.0, 4.0), workers=1)
     path = tmp_path / "Phantom_00000" / "Phantom_00000_truth.json"
-    path.write_text(path.read_text().replace('"generator": 1', '"generator": 0'))
-    with pytest.raises(ValueError, match="generator 0, not 1"):
+    path.write_text(path.read_text().replace('"generator": 2', '"generator": 1'))
+    with pytest.raises(ValueError, match="generator 1, not 2"):
         make_cohort(tmp_path, n_cases=1, spacing_mm=(4.0, 4.0, 4.0), workers=1)
+
+
+def test_other_ingredients_are_another_cohort(tmp_path: Path):
+    words = {"n_cases": 1, "spacing_mm": (8.0, 8.0, 8.0), "workers": 1}
+    make_cohort(tmp_path, **words)
+    with pytest.raises(ValueError, match=r"has mimics 1\.0, not 0\.0"):
+        make_cohort(tmp_path, ingredients=Ingredients(mimics=0), **words)
+
+
+def test_a_cavity_is_written_as_4_where_the_edition_has_it_and_as_background_elsewhere(tmp_path):
+    ingredients = Ingredients(cavity=2)
+    made = (make_phantom(s, spacing_mm=COARSE, ingredients=ingredients) for s in range(20))
+    phantom = next(one for one in made if one.cavity is not None)
+    new = write_phantom(phantom, tmp_path / "new", edition="brats2024-gli")
+    old = write_phantom(phantom, tmp_path / "old", edition="brats2023-gli")
+    written = np.asarray(nib.load(new.labels_path).dataobj)
+    assert (written == 4).sum() == phantom.cavity.sum()
+    assert 4 not in np.asarray(nib.load(old.labels_path).dataobj)
+    for case in (new, old):
+        np.testing.assert_array_equal(load_scan(case).labels, phantom.scan.labels)
+
+
+def test_a_third_or_so_of_a_2024_cohort_has_a_cavity_and_no_other_edition_has(tmp_path: Path):
+    cases = make_cohort(
+        tmp_path, n_cases=12, spacing_mm=(8.0, 8.0, 8.0), edition="brats2024-gli", workers=1
+    )
+    found = [4 in np.asarray(nib.load(case.labels_path).dataobj) for case in cases]
+    assert 1 <= sum(found) <= 8
+    truths = [json.loads(path.read_text()) for path in tmp_path.rglob("*_truth.json")]
+    assert {truth["ingredients"]["cavity"] for truth in truths} == {1.0}
+
+
+@pytest.mark.parametrize("edition", ["brats2017-2021", "msd-task01"])
+def test_level_sets_lie_beside_the_truth_and_on_the_grid_of_the_labels(tmp_path, edition):
+    words = {"n_cases": 1, "spacing_mm": (8.0, 8.0, 8.0), "edition": edition, "workers": 1}
+    make_cohort(tmp_path, **words)
+    assert not list(tmp_path.rglob("*.npz"))
+    (case,) = make_cohort(tmp_path, level_sets=True, **words)  # made again: they were not there
+    (path,) = tmp_path.rglob("*_truth.npz")
+    assert path.with_suffix(".json").exists()
+    with np.load(path) as levels:
+        np.testing.assert_array_equal(levels["WT"] > 0, load_scan(case).labels > 0)
+    assert [case.id for case in find_cases(tmp_path, schema=edition)] == ["Phantom_00000"]
+
+
+def test_a_given_tumour_grows_in_the_head_that_the_seed_draws():
+    words = {"spacing_mm": (6.0, 6.0, 6.0)}
+    own = make_phantom(3, **words)
+    growth = replace(own.growth, whole_ml=own.growth.whole_ml / 4)
+    small = make_phantom(3, growth=growth, **words)
+    assert small.truth["head"] == own.truth["head"]
+    volumes = [one.truth["volumes_ml"]["continuous"]["WT"] for one in (small, own)]
+    assert volumes[0] == pytest.approx(volumes[1] / 4, rel=0.35)
+
+
+def test_the_seed_s_own_tumour_given_back_changes_nothing():
+    own = make_phantom(3, spacing_mm=(6.0, 6.0, 6.0))
+    again = make_phantom(3, spacing_mm=(6.0, 6.0, 6.0), growth=own.growth)
+    np.testing.assert_array_equal(again.scan.image, own.scan.image)
+
+
+def test_leaving_an_ingredient_out_keeps_the_patient():
+    words = {"spacing_mm": (6.0, 6.0, 6.0)}
+    with_noise = make_phantom(3, **words)
+    without = make_phantom(3, ingredients=Ingredients(noise=0, bias=0), **words)
+    np.testing.assert_array_equal(without.scan.labels, with_noise.scan.labels)
+    assert (without.scan.image != with_noise.scan.image).any()
+
+
+def test_a_killed_worker_leaves_no_half_case_and_the_cohort_goes_on(tmp_path: Path):
+    unfinished = tmp_path / ".Phantom_00001-1"
+    unfinished.mkdir()
+    (unfinished / "Phantom_00001_t1.nii.gz").touch()
+    cases = make_cohort(tmp_path, n_cases=2, spacing_mm=(8.0, 8.0, 8.0), workers=1)
+    assert not unfinished.exists()
+    assert len(find_cases(tmp_path)) == len(cases) == 2

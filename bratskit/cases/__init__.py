@@ -19,7 +19,7 @@ from bratskit.cases.findings import Finding, findings_table
 from bratskit.cases.folds import Folds, load_split, make_folds
 from bratskit.cases.nifti import load_labels, load_scan, write_labels, write_volume
 from bratskit.cases.patients import patient_of, same_patients
-from bratskit.cases.phantom import Phantom, make_cohort, make_phantom, write_phantom
+from bratskit.cases.phantoms import Ingredients, make_cohort, write_phantom
 from bratskit.cases.split import Split, make_split, refuse_leaks
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "Finding",
     "Fingerprint",
     "Folds",
+    "Ingredients",
     "Phantom",
     "Scan",
     "Split",
@@ -62,3 +63,13 @@ __all__ = [
     "write_phantom",
     "write_volume",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import what simulates only when it is asked for: it brings torch, a second or two."""
+    if name in ("Phantom", "make_phantom"):
+        from bratskit.cases import phantoms
+
+        return getattr(phantoms, name)
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

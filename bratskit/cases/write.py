@@ -1,9 +1,11 @@
 """Write a scan into the layout and under the names of an edition, whole or not at all."""
 
+import io
 import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from shutil import rmtree
 
@@ -20,13 +22,26 @@ from bratskit.cases.volume import compress, to_disk_order
 from bratskit.labels import MODALITIES, LabelSchema
 from bratskit.runtime import write_atomically
 
-__all__ = ["case_in", "facts_path", "list_cases", "remove_unfinished", "write_scan"]
+__all__ = [
+    "case_in",
+    "cavity_integer",
+    "facts_path",
+    "list_cases",
+    "remove_unfinished",
+    "write_scan",
+]
 
 _FACTS_FOLDER = "factsTr"  # in an MSD task, where a case has no folder of its own
 
 
 def write_scan(
-    scan: Scan, folder: Path | str, *, edition: LabelSchema, facts: Mapping[str, object]
+    scan: Scan,
+    folder: Path | str,
+    *,
+    edition: LabelSchema,
+    facts: Mapping[str, object],
+    cavity: NDArray[np.bool_] | None = None,
+    level_sets: Mapping[str, NDArray[np.float32]] | None = None,
 ) -> Case:
     """Write image (int16), labels and facts of a scan; MSD's `dataset.json` is `list_cases`'s.
 
@@ -37,16 +52,19 @@ def write_scan(
         folder: The cohort's folder; exists.
         edition: Whose label integers, file names and file form to use.
         facts: Goes beside the case as `<case>_truth.json`.
+        cavity: Resection cavity `(I, J, K)`, background in `scan.labels`; written where the edition
+            has an integer for it.
+        level_sets: Go beside the case as `<case>_truth.npz`, by name; nothing is written for none.
 
     Raises:
         ValueError: A modality holds other numbers than int16 has.
     """
     layout = layout_of(edition)
-    content = json.dumps(facts, indent=1)
-    if layout == "decathlon":
-        _write_into_task(scan, Path(folder), edition, content)
-    else:
-        _write_folder(scan, Path(folder), edition, content)
+    beside = {f"{scan.id}_truth.json": json.dumps(facts, indent=1).encode()}
+    if level_sets:
+        beside[f"{scan.id}_truth.npz"] = _as_npz(level_sets)
+    write = _write_into_task if layout == "decathlon" else _write_folder
+    write(scan, Path(folder), edition, beside, cavity)
     return case_in(Path(folder), scan.id, edition)
 
 
@@ -82,11 +100,29 @@ def remove_unfinished(folder: Path, name: str) -> None:
             stale.unlink(missing_ok=True)
 
 
+def cavity_integer(edition: LabelSchema) -> int | None:
+    """Return the integer that marks a resection cavity in an edition's masks, or None.
+
+    Examples:
+        >>> from bratskit.labels import SCHEMAS
+        >>> cavity_integer(SCHEMAS["brats2024-gli"])
+        4
+    """
+    named = {name: value for value, name in edition.outside.items()}
+    return named.get("resection cavity")
+
+
 def _home(name: str, layout: Layout) -> str:
     return _FACTS_FOLDER if layout == "decathlon" else name
 
 
-def _write_folder(scan: Scan, folder: Path, edition: LabelSchema, facts: str) -> None:
+def _write_folder(
+    scan: Scan,
+    folder: Path,
+    edition: LabelSchema,
+    beside: Mapping[str, bytes],
+    cavity: NDArray[np.bool_] | None,
+) -> None:
     layout = layout_of(edition)
     unfinished = folder / f".{scan.id}-{os.getpid()}"
     try:
@@ -100,29 +136,57 @@ def _write_folder(scan: Scan, folder: Path, edition: LabelSchema, facts: str) ->
             else:
                 path.write_bytes(_as_nifti(stored, scan))
         path = unfinished / file_of(scan.id, "seg", layout).relative_to(scan.id)
-        write_labels(scan.labels, path, like=scan, edition=edition)
-        (unfinished / f"{scan.id}_truth.json").write_text(facts, encoding="utf-8")
+        _write_mask(scan, path, edition, cavity)
+        for name, content in beside.items():
+            (unfinished / name).write_bytes(content)
         rmtree(folder / scan.id, ignore_errors=True)
         unfinished.rename(folder / scan.id)
     finally:
         rmtree(unfinished, ignore_errors=True)
 
 
-def _write_into_task(scan: Scan, folder: Path, edition: LabelSchema, facts: str) -> None:
+def _write_into_task(
+    scan: Scan,
+    folder: Path,
+    edition: LabelSchema,
+    beside: Mapping[str, bytes],
+    cavity: NDArray[np.bool_] | None,
+) -> None:
     """Write mask and facts first: the image makes it a case."""
     image_path, mask_path = (folder / file_of(scan.id, kind, "decathlon") for kind in ("t1", "seg"))
     with suppress(FileNotFoundError):
         image_path.unlink()
-    write_labels(scan.labels, mask_path, like=scan, edition=edition)
-    path = facts_path(folder, scan.id, edition)
-    for home in (path.parent, image_path.parent):
+    _write_mask(scan, mask_path, edition, cavity)
+    for home in (folder / _FACTS_FOLDER, image_path.parent):
         home.mkdir(exist_ok=True)
-    write_atomically(path, lambda temporary: temporary.write_text(facts, encoding="utf-8"))
+    for name, one in beside.items():
+        write_atomically(folder / _FACTS_FOLDER / name, partial(Path.write_bytes, data=one))
     channels = [_as_stored(scan, channel) for channel in range(len(MODALITIES))]
     content = _as_nifti(np.stack(channels, axis=-1), scan)
     if not (folder / LISTING).exists():  # no moment at which images stand without one
         list_cases(folder, edition)
     write_atomically(image_path, lambda temporary: temporary.write_bytes(content))
+
+
+def _write_mask(
+    scan: Scan, path: Path, edition: LabelSchema, cavity: NDArray[np.bool_] | None
+) -> None:
+    """Write the labels, and over the background what an edition marks and no region holds."""
+    integer = cavity_integer(edition)
+    if cavity is None or integer is None:
+        write_labels(scan.labels, path, like=scan, edition=edition)
+        return
+    to_source = edition.to_source
+    values = np.array([to_source[label] for label in sorted(to_source)], np.uint8)[scan.labels]
+    values[cavity & (scan.labels == 0)] = integer
+    write_labels(values, path, like=scan, edition=edition.as_written)
+
+
+def _as_npz(arrays: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """Pack arrays as `numpy.savez_compressed` does: without a time stamp, so always the same."""
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    return content.getvalue()
 
 
 def _as_stored(scan: Scan, channel: int) -> NDArray[np.int16]:

@@ -236,7 +236,7 @@ def _draw_scales(rng: np.random.Generator) -> Four:
     whole of int16, as BraTS2021_01482 is. Matched to thirty BraTS cases: 143 to 11,000.
     """
     kind = rng.choice(4, p=[0.72, 0.1, 0.12, 0.06])
-    middle, spread = ((450, 0.7), (65, 0.25), (2500, 0.4), (9000, 0.2))[kind]
+    middle, spread = ((450, 0.7), (65, 0.25), (2500, 0.4), (4500, 0.15))[kind]
     return tuple(round(float(middle * np.exp(v)), 3) for v in rng.normal(0, spread, 4))
 
 
