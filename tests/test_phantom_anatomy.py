@@ -124,6 +124,7 @@ def test_fractions_add_up_to_one_and_deep_grey_matter_is_grey(anatomy: Anatomy):
 def test_a_brain_is_as_large_as_a_brain(anatomy: Anatomy):
     assert 1000 < len(anatomy.voxels) * VOXEL_ML < 1700
     assert 15 < total(anatomy.deep_grey) * VOXEL_ML < 60
+    assert 110 < total(anatomy.hindbrain) * VOXEL_ML < 230  # cerebellum 140, brain stem 25
     assert torch.equal(torch.nonzero(anatomy.brain.view(-1))[:, 0], anatomy.voxels)
 
 
@@ -143,6 +144,24 @@ def test_nuclei_lie_where_an_atlas_has_them():
             assert deep[x + side, y + front, z + up] > 120, name
     for right, front, up in ((28, -20, 30), (45, 10, 0), (0, 30, 5), (0, -60, -30)):
         assert deep[x + right, y + front, z + up] == 0
+
+
+def test_hindbrain_and_limbic_regions_lie_where_an_atlas_has_them():
+    tissue = load_template().tissue
+    x, y, z = template_module._MNI_ZERO_VOX
+
+    def share(channel: int, place: tuple[int, int, int]) -> float:
+        right, front, up = place
+        return float(tissue[x + right, y + front, z + up, channel]) / 255
+
+    cerebellum = ((20, -60, -40), (-35, -65, -35), (0, -60, -25))
+    for place in (*cerebellum, (0, -25, -35), (0, -30, -12)):  # pons, midbrain
+        assert share(4, place) > 0.9, place
+    for place in ((20, -85, 0), (45, -30, -20), (25, 0, -30), (10, -20, 8), (0, 40, -10)):
+        assert share(4, place) < 0.1, place
+    for place in ((27, -22, -14), (-22, -4, -19), (39, 4, 2)):
+        assert share(5, place) > 0.9, place
+    assert share(5, (30, -50, 40)) == 0
 
 
 def test_the_template_is_symmetric_and_nothing_lies_around_it():
@@ -222,7 +241,7 @@ def digest() -> str:
     """Return a fingerprint of one head and its anatomy."""
     head = draw_head(np.random.default_rng(2))
     made = shape(head, push=push_at(head.centre_mm + 10, 0.5, 20))
-    names = ("voxels", "white", "csf", "deep_grey", "ventricle_mm", "template_x_mm")
+    names = ("voxels", "white", "csf", "deep_grey", "hindbrain", "ventricle_mm", "template_x_mm")
     parts = (getattr(made, name).contiguous().numpy().tobytes() for name in names)
     return f"{hashlib.sha256(b''.join(parts)).hexdigest()} {head} {made.jacobian}"
 

@@ -46,6 +46,8 @@ class Anatomy:
         grey: Grey-matter fraction, deep grey matter included.
         csf: CSF fraction; white, grey and csf add up to 1.
         deep_grey: The part of `grey` in caudate, putamen, pallidum and thalamus.
+        hindbrain: 1 in cerebellum and brain stem, 0 elsewhere, soft between; of every tissue.
+        limbic: 1 in hippocampus, amygdala, insula and anterior cingulate, likewise.
         depth_mm: Distance to the brain's surface.
         ventricle_mm: Distance to lateral and third ventricle.
         template_x_mm: Signed distance to the mid-sagittal plane, positive on the right.
@@ -59,6 +61,8 @@ class Anatomy:
     grey: Array
     csf: Array
     deep_grey: Array
+    hindbrain: Array
+    limbic: Array
     depth_mm: Array
     ventricle_mm: Array
     template_x_mm: Array
@@ -130,6 +134,8 @@ def shape_anatomy(
         brain=brain,
         voxels=voxels,
         **_tissues(found, head, depth, rough, sulci),
+        hindbrain=found[:, 4] * (1 / 255),
+        limbic=found[:, 5] * (1 / 255),
         depth_mm=depth,
         ventricle_mm=found[:, 3] * 0.25,
         template_x_mm=points[0],

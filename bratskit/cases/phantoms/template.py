@@ -31,6 +31,16 @@ _NUCLEI = (
     ((18.5, -4, -1), (5.5, 10, 7), -0.3, 0.75),  # pallidum: nearly as bright as white matter on T1
     ((11, -17, 7), (10.5, 14, 10), -0.25, 0.5),  # thalamus
 )
+# Limbic cortex, brighter on FLAIR than the rest: centre and half axes, MNI mm, right side, by eye.
+_LIMBIC = (
+    ((22, -4, -19), (10, 9, 9)),  # amygdala
+    ((27, -24, -14), (9, 18, 8)),  # hippocampus
+    ((39, 4, 2), (7, 19, 15)),  # insula
+    ((4, 34, 14), (7, 15, 19)),  # anterior cingulate
+)
+# Height of the tentorium in the middle: MNI y and z in mm, by eye; it falls to the sides.
+_TENTORIUM = ((-120, -38, -28, -14, 2, 20), (-22, 0, -4, -9, -22, -60))
+_BRAINSTEM_MM = 19  # half its width; further out are the temporal lobes
 # Boxes that hold the ventricles and no other CSF: distance to the middle, y, z, MNI mm, by eye.
 _VENTRICLES = (
     ((1, 26), (-36, 18), (9, 34)),  # bodies
@@ -48,9 +58,10 @@ class Template:
     Attributes:
         depth: Distance to the outside of the brain, quarter millimetres, 0 outside;
             `(X, Y, Z, 1)` uint8.
-        tissue: `(X, Y, Z, 4)` uint8: white-matter fraction times 255; CSF fraction times 255 (from
+        tissue: `(X, Y, Z, 6)` uint8: white-matter fraction times 255; CSF fraction times 255 (from
             the T1 template: the grey map alone closes the sulci); deep grey matter (caudate,
-            putamen, pallidum, thalamus) times 255; distance to the ventricles in quarter mm.
+            putamen, pallidum, thalamus) times 255; distance to the ventricles in quarter mm;
+            cerebellum and brain stem times 255; limbic regions times 255.
     """
 
     depth: torch.Tensor
@@ -130,15 +141,37 @@ def _deep_grey(t1: NDArray, csf: Bytes) -> Bytes:
     return np.floor(found * (255 - csf.astype(np.float64))).astype(np.uint8)
 
 
+def _hindbrain(shape: tuple[int, ...]) -> Bytes:
+    """Find cerebellum and brain stem, what lies under the tentorium, with a border of 6 mm."""
+    x, y, z = _mni_axes(shape)
+    roof = np.interp(y, *_TENTORIUM) - 0.009 * x * x
+    under = np.clip((roof - z) * (1 / 6) + 0.5, 0, 1)
+    behind = np.clip((-36 - y) * (1 / 6) + 0.5, 0, 1)
+    stem = np.clip((_BRAINSTEM_MM - x) * (1 / 6) + 0.5, 0, 1)
+    return np.floor(under * np.maximum(behind, stem) * 255).astype(np.uint8)
+
+
+def _limbic(shape: tuple[int, ...]) -> Bytes:
+    """Find the limbic regions: soft ellipsoids."""
+    x, y, z = _mni_axes(shape)
+    found = np.zeros(shape)
+    for centre, axes in _LIMBIC:
+        dx, dy, dz = ((a - c) / n for a, c, n in zip((x, y, z), centre, axes, strict=True))
+        inside = np.clip((1.5 - (dx * dx + dy * dy + dz * dz)) * 1.5, 0, 1)
+        np.maximum(found, inside, out=found)
+    return np.floor(found * 255).astype(np.uint8)
+
+
 @lru_cache(maxsize=1)
 def _maps() -> tuple[Bytes, Bytes]:
-    """Make the maps once per process: depth `(1, X, Y, Z)` and tissue `(4, X, Y, Z)`."""
+    """Make the maps once per process: depth `(1, X, Y, Z)` and tissue `(6, X, Y, Z)`."""
     white, grey, t1 = (_read(kind) for kind in ("wm", "gm", "t1"))
     brain = _fill(t1 > 0)
     csf = _csf(t1, white, grey, brain)
     depth = _distance(brain)
     near = _distance(~_ventricles(csf))
-    tissue = np.stack([white.astype(np.uint8), csf, _deep_grey(t1, csf), near])
+    places = _hindbrain(t1.shape), _limbic(t1.shape)
+    tissue = np.stack([white.astype(np.uint8), csf, _deep_grey(t1, csf), near, *places])
     return depth[None], tissue
 
 
