@@ -221,3 +221,23 @@ def test_white_noise_belongs_to_the_voxel_not_to_its_place_in_the_list():
     whole = fields.white_noise(5, 200_000, device="cpu")
     voxels = torch.arange(199_999, 0, -7)
     assert torch.equal(fields.white_noise(5, voxels, device="cpu"), whole[voxels])
+
+
+def test_the_whole_at_once_as_on_a_gpu_gives_the_bits_of_the_planes(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    knots = fields.draw_coefficients(np.random.default_rng(4), knots_mm=6)
+    planes = GRID.spline(knots, knots_mm=6)
+    taps = [fields._taps(line, 6) for line in GRID.lines_mm()]
+    whole = torch.from_numpy(knots)
+    for axis in (2, 1, 0):
+        whole = fields._along(whole, axis, *taps[axis])
+    assert torch.equal(whole, planes)
+    half = fields._gaussian(1.2)
+    assert torch.equal(fields._blur_along(planes, 0, half), fields._blur_planes(planes, half))
+    x = fields.white_noise(1, 5001, device="cpu")
+    parts = [fields.exp(x), fields.white_noise(2, 5001, device="cpu")]
+    monkeypatch.setattr("bratskit.cases.phantoms.exact._CHUNK", 1000)
+    again = [fields.exp(x), fields.white_noise(2, 5001, device="cpu")]
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+    assert fields.threshold_for_count(x, 70) == float(x.kthvalue(71).values)
