@@ -24,7 +24,7 @@ FLAIR, T1, T1CE, T2 = range(4)
 # Everything that `render` and `acquire` can leave out.
 PLAIN = Ingredients(
     white_lesions=0, mimics=0, contrast=0, texture=0, partial_volume=0, thick_slices=0, bias=0,
-    noise=0, ghosts=0, strip=0,
+    noise=0, ghosts=0, strip=0, regions=0,
 )  # fmt: skip
 RING = SimpleNamespace(kind="ring")
 SHAPE = (40, 44, 36)
@@ -48,7 +48,8 @@ class Ball:
         self.csf = (self.at_brain(radius) < 6).float()
         self.white = (self.depth_mm > 6).float() * (1 - self.csf)
         self.grey = 1 - self.white - self.csf
-        self.deep_grey = torch.zeros_like(self.grey)
+        self.deep_grey, self.limbic = (torch.zeros_like(self.grey) for _ in range(2))
+        self.hindbrain = (self.depth_mm < 12).float()
         self.template_x_mm = self.at_brain((axes[0] + torch.zeros(grid.shape)).contiguous())
 
     def at_brain(self, whole: torch.Tensor) -> torch.Tensor:
@@ -139,8 +140,20 @@ EFFECTS = {  # what an ingredient changes, seen where it must be seen
     "mimics": (T1CE, lambda x, y: (y - x).max() > 1.0),
     "white_lesions": (FLAIR, lambda x, y: (y - x).max() > 0.5),
     "texture": (T2, lambda x, y: (y - x).std() > 0.03),
+    "regions": (FLAIR, lambda x, y: (y - x).abs().max() > 0.1),
     "strip": (T1, lambda x, y: (y - x).abs().max() > 0.5),
 }
+
+
+def test_a_region_stands_apart_in_its_tissue_and_nowhere_else():
+    offsets = {"hindbrain": (0.5, -0.25, 0.0, 0.125), "limbic": (9.0, 9.0, 9.0, 9.0)}
+    moved = rendered(replace(plan(PLAIN), regions=offsets))
+    for channel, before in enumerate(rendered(plan(PLAIN))):
+        by = BALL.at_brain(moved[channel] - before)
+        inside = (BALL.hindbrain > 0) & (by != 0)
+        assert (by[BALL.hindbrain == 0] == 0).all()
+        meant = torch.tensor(offsets["hindbrain"][channel])
+        assert torch.isclose(by[inside], meant, atol=1e-5).float().mean() > 0.8 or meant == 0
 
 
 @pytest.mark.parametrize("name", EFFECTS)

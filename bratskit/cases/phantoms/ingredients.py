@@ -14,6 +14,7 @@ INGREDIENTS = {
     "age": "wide ventricles and sulci",
     "white_lesions": "white-matter lesions of age, which no label marks",
     "mimics": "vessels, dura, sinuses and choroid plexus, bright on T1ce like a tumour's rim",
+    "regions": "cerebellum, brain stem and limbic cortex apart from other tissue, as in a tumour",
     "mass_effect": "tissue that the tumour pushes aside",
     "infiltration": "oedema along white matter; without it a plain shell around the core",
     "raggedness": "rough cores and broken rims; without it ellipsoids with even rims",
@@ -56,6 +57,7 @@ class Ingredients:
     age: float = 1.0
     white_lesions: float = 1.0
     mimics: float = 1.0
+    regions: float = 1.0
     mass_effect: float = 1.0
     infiltration: float = 1.0
     raggedness: float = 1.0

@@ -231,6 +231,7 @@ class _Shared:
 
     csf: Array
     grey: Array
+    regions: dict[str, Array]
     agent: Array | None
     white_lesions: Array | None
     unrest: Array | None
@@ -244,9 +245,11 @@ class _Shared:
         stripped = contrast.scraps > 0 or contrast.strip_dark > 0
         bright = max(contrast.flare) > 0 or contrast.inflow > 0
         csf, grey = _with_sulci(noises, contrast, anatomy)
+        apart = [name for name, offsets in contrast.regions.items() if any(offsets)]
         return cls(
             csf=csf,
             grey=grey,
+            regions={name: getattr(anatomy, name) * (1 - csf) for name in apart},
             agent=_agent_weight(noises, contrast, anatomy) if contrast.mimics > 0 else None,
             white_lesions=_white_lesions(noises, contrast, anatomy) if aged else None,
             unrest=noises.draw("unrest", 6) if max(contrast.unrest) > 0 else None,
@@ -262,6 +265,8 @@ def _healthy(
     """Add up the tissues of one modality as if there were no tumour."""
     image = shared.csf * mean["csf"] + shared.grey * mean["grey"] + anatomy.white * mean["white"]
     image += anatomy.deep_grey * (mean["deep_grey"] - mean["grey"])
+    for name, place in shared.regions.items():
+        image += place * contrast.regions[name][channel]
     if shared.drift is not None:
         image += shared.drift
     if shared.unrest is not None:
