@@ -165,6 +165,14 @@ def test_an_ingredient_of_the_tissues_shows(name: str):
     assert shows(before[BALL.brain], after[BALL.brain])
 
 
+def test_mimics_take_up_agent_so_t1_hardly_shows_them():
+    plain = plan()
+    mimicking = replace(plain, mimics=1.0)
+    change = [rendered(mimicking)[c] - rendered(plain)[c] for c in (T1, T1CE)]
+    assert change[1].max() > 2
+    assert change[0].abs().max() < 0.7
+
+
 def test_white_lesions_lie_in_white_matter_and_are_bright_on_flair_only_where_it_is_healthy():
     plain = plan()
     aged = replace(plain, confluent=1.3, punctate=1.0)

@@ -16,16 +16,16 @@ Four = tuple[float, float, float, float]
 # BraTS cases: label medians of finished phantoms agree. Oedema fades and lets tissue shine through,
 # so what is put in is stronger than what comes out. Vessel, blood and cavity are set by eye.
 _TISSUES: dict[str, tuple[Four, Four]] = {
-    "csf": ((-1.8, -2.4, -1.8, 4.5), (0.6, 0.4, 0.45, 1.0)),
+    "csf": ((-2.3, -2.7, -2.0, 4.6), (0.6, 0.4, 0.45, 1.0)),
     "grey": ((0.35, -0.4, -0.25, 0.15), (0.3, 0.3, 0.25, 0.25)),
     "white": ((-0.1, 0.75, 0.4, -0.6), (0.3, 0.3, 0.3, 0.2)),
     "deep_grey": ((-0.05, 0.15, 0.15, -0.35), (0.25, 0.3, 0.25, 0.25)),
-    "oedema": ((3.0, -0.45, -0.4, 2.6), (0.7, 0.4, 0.35, 0.7)),
-    "necrosis": ((2.1, -0.7, -0.75, 2.4), (0.65, 0.6, 0.45, 0.75)),
-    "enhancing": ((2.15, 0.0, 1.85, 1.4), (1.0, 0.7, 0.8, 0.7)),
+    "oedema": ((2.25, -0.35, -0.4, 1.85), (0.7, 0.4, 0.3, 0.7)),
+    "necrosis": ((1.95, -0.75, -0.75, 2.5), (0.65, 0.6, 0.45, 0.75)),
+    "enhancing": ((1.75, -0.1, 1.75, 1.4), (1.0, 0.7, 0.8, 0.7)),
     "vessel": ((-0.3, -0.2, 7.5, -1.0), (0.6, 0.5, 2.5, 0.7)),
     "blood": ((0.8, 1.5, 0.9, -0.3), (0.8, 0.7, 0.6, 0.9)),
-    "white_lesion": ((1.9, -0.5, -0.3, 1.0), (0.6, 0.3, 0.25, 0.4)),
+    "white_lesion": ((1.7, -0.5, -0.3, 0.9), (0.6, 0.3, 0.25, 0.4)),
     "cavity": ((-1.2, -1.9, -1.5, 4.0), (0.8, 0.5, 0.5, 0.8)),
 }
 # What regions add to their grey and white matter: without it a network takes cerebellum, brain stem
@@ -36,9 +36,9 @@ _REGIONS: dict[str, tuple[Four, Four]] = {
 }
 # Unit of the z-scores above over the mean of the brain: finished phantoms then have the standard
 # deviation over mean of thirty BraTS cases (0.20-0.44, 0.20-0.33, 0.20-0.43, 0.29-0.55).
-_SPREAD = ((0.30, 0.60), (0.25, 0.41), (0.28, 0.58), (0.34, 0.66))
+_SPREAD = ((0.30, 0.60), (0.25, 0.41), (0.24, 0.50), (0.34, 0.66))
 # Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
-_FLARE = ((0.0, 0.9), (0.0, 0.3), (0.0, 0.4), (0.0, 0.5))
+_FLARE = ((0.0, 0.7), (0.0, 0.3), (0.0, 0.4), (0.0, 0.5))
 _UNREST = (0.25, 0.2, 0.3, 0.2)
 # How often a modality was scanned in slices thicker than 2 mm: T2 and FLAIR of clinical protocols
 # are 2D mostly. Source: Menze et al. (2015), IEEE TMI 34(10), section III-A; shares set so that the
@@ -98,7 +98,7 @@ class Contrast:
         unrest: Mottling of healthy tissue at 6 mm, per modality.
         flare: Bright patches of healthy tissue, per modality: cortex, artefacts, old lesions.
         sulci: Depth of fine sulci, which the average template has lost.
-        drift: Mottling at 22 mm that all modalities share.
+        drift: Mottling at 28 mm that all modalities share.
         fading: How faint oedema is at its edge, 0 (as its middle) to 1.
         softness_mm: Width of the visible border of oedema.
         border_mm: Width of the visible borders within the core.
@@ -183,18 +183,18 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
         tissues=tissues,
         scanners=scanners,
         texture=draw.between(0.2, 0.8, rough),
-        kinship=draw.between(-0.2, 1.0),
+        kinship=draw.between(0.2, 1.0),
         unrest=draw.each(tuple((0.05, high) for high in _UNREST), rough),
         flare=draw.each(_FLARE, rough),
-        sulci=min(draw.between(0.3, 1.0, rough), 1.0),
-        drift=draw.between(0.05, 0.4, rough),
-        fading=min(draw.between(0.1, 0.7, rough), 0.9),
-        softness_mm=draw.between(0.5, 2.5, soft),
+        sulci=min(draw.between(0.4, 1.0, rough), 1.0),
+        drift=draw.between(0.05, 0.5, rough),
+        fading=min(draw.between(0.15, 0.75, rough), 0.9),
+        softness_mm=draw.between(0.6, 3.0, soft),
         border_mm=draw.between(0.2, 0.4, soft),
         wander_mm=draw.between(0.4, 2.6, soft),
-        halo=min(draw.between(0.0, 0.35, soft), 0.5),
-        patchiness=draw.between(0.25, 0.8, rough),
-        blood=draw.seldom(0.15, 0.05, 0.3, rough),
+        halo=min(draw.between(0.05, 0.5, soft), 0.6),
+        patchiness=draw.between(0.2, 0.75, rough),
+        blood=draw.seldom(0.03 if growth.kind == "low-grade" else 0.15, 0.05, 0.3, rough),
         confluent=max(0.0, draw.between(-0.5, 1.3, use.white_lesions)),
         punctate=max(0.0, draw.between(-0.3, 1.0, use.white_lesions)),
         mimics=draw.between(0.4, 1.2, use.mimics),
@@ -215,14 +215,14 @@ def _draw_tissues(rng: np.random.Generator, growth: Growth, strength: float) -> 
         for name, (mean, spread) in _TISSUES.items()
     }
     middle = 0.5 * (drawn["grey"] + drawn["white"])
-    apart = np.clip(1 + strength * rng.normal(0, 0.3, 4), 0.3, 1.7)
+    apart = np.clip(1 + strength * rng.normal(0, 0.35, 4), 0.3, 1.7)
     for name in ("grey", "white"):  # some sequences hardly tell the two apart
         drawn[name] = middle + apart * (drawn[name] - middle)
     shared = strength * rng.normal(0, 0.5)  # a bright FLAIR lesion is bright in all its parts
     lesions = ("oedema", "necrosis", "enhancing")
     for name in lesions:
         drawn[name][0] = max(drawn[name][0] + shared, 0.6)
-    drawn["oedema"] = np.maximum(drawn["oedema"], (1.6, -9, -9, 0.6))
+    drawn["oedema"] = np.maximum(drawn["oedema"], (1.0, -9, -9, 0.3))
     cyst, flair, t2 = rng.random(), rng.uniform(-1.0, 0.8), rng.uniform(2.2, 3.5)
     if cyst < 0.08 * strength:  # fluid that FLAIR suppresses like CSF
         drawn["necrosis"][0], drawn["necrosis"][3] = flair, t2
@@ -268,7 +268,7 @@ def _draw_scanner(draw: _Draw, use: Ingredients, channel: int, brightness: Four)
         scale=brightness[channel],
         noise=draw.between(*_NOISE[channel], use.noise),
         bias=draw.between(0.01, 0.1, use.bias) + draw.seldom(0.15, 0.05, 0.15, use.bias),
-        blur_mm=draw.between(0.25, 0.7, use.partial_volume),
+        blur_mm=draw.between(0.15, 0.65, use.partial_volume),
         resample=min(draw.between(0.05, 0.4, use.partial_volume), 0.6),
         slice_mm=max(thick, 2.0) if thick else 0.0,
         slice_offset=draw.between(0.0, 1.0),

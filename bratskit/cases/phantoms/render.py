@@ -253,7 +253,7 @@ class _Shared:
             agent=_agent_weight(noises, contrast, anatomy) if contrast.mimics > 0 else None,
             white_lesions=_white_lesions(noises, contrast, anatomy) if aged else None,
             unrest=noises.draw("unrest", 6) if max(contrast.unrest) > 0 else None,
-            drift=noises.draw("drift", 22) * contrast.drift if contrast.drift > 0 else None,
+            drift=noises.draw("drift", 28) * contrast.drift if contrast.drift > 0 else None,
             flare=torch.clamp(noises.draw("flare", 9) - 0.9, min=0) if bright else None,
             skull=_Skull.draw(noises, contrast, anatomy) if stripped else None,
         )
