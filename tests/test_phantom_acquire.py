@@ -227,7 +227,7 @@ def test_thick_slices_are_averages_interpolated_back():
 
 
 def test_noise_is_rician_so_darkness_is_never_empty():
-    """Magnitude of noise alone: mean sqrt(pi / 2) sigma (Gudbjartsson 1995, equation 2)."""
+    """Magnitude of noise alone: mean sqrt(pi / 2) sigma (Gudbjartsson and Patz 1995)."""
     contrast = with_scanner(plan(), spread=0.5, scale=1000.0, noise=0.4)
     dark = torch.full(SHAPE, -2.0)  # the signal is the smallest there is, 0.04
     found = acquired(contrast, dark)[BALL.brain].float().mean()
