@@ -40,8 +40,8 @@ _SPREAD = ((0.30, 0.60), (0.25, 0.41), (0.24, 0.50), (0.34, 0.66))
 # Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
 _FLARE = ((0.0, 0.7), (0.0, 0.3), (0.0, 0.4), (0.0, 0.5))
 _UNREST = (0.25, 0.2, 0.3, 0.2)
-# How often a modality was scanned in slices thicker than 2 mm, set so that the correlation from slice
-# to slice agrees with thirty BraTS cases: FLAIR and T2 of clinical protocols are 2D mostly.
+# How often a modality was scanned in slices thicker than 2 mm, set so that the correlation from
+# slice to slice agrees with thirty BraTS cases: FLAIR and T2 of clinical protocols are 2D mostly.
 _THICK = (0.8, 0.6, 0.25, 0.8)
 # Noise of a scanned voxel in units of the z-scores: lowest and highest, matched likewise.
 _NOISE = ((0.05, 0.4), (0.03, 0.2), (0.04, 0.22), (0.04, 0.2))
