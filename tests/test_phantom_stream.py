@@ -12,6 +12,7 @@ import torch
 from training import fill_store, make_prepared, small_recipe, weight_hash
 
 from bratskit.cases import Split, make_phantom
+from bratskit.cases.phantoms import Ingredients
 from bratskit.cli import main
 from bratskit.jobs import begin_run
 from bratskit.networks import load_checkpoint
@@ -57,6 +58,26 @@ def test_a_phantom_made_at_the_scanners_voxels_is_resampled_as_a_stored_one_is()
     np.testing.assert_array_equal(made.image, prepare_scan(scan, stream_recipe()).image)
     assert made.geometry.is_resampling
     assert made.geometry.spacing_native_mm == (4.0, 4.0, 4.0)
+
+
+def test_an_ingredient_of_the_recipe_is_left_out_of_the_phantoms():
+    usual, plain = open_stream(), open_stream(phantom_ingredients={"bias": 0, "cavity": 1})
+    scan = make_phantom(
+        (STREAM_SEED, 1), spacing_mm=(8.0, 8.0, 8.0), ingredients=Ingredients(bias=0, cavity=1)
+    ).scan
+    made = plain._make(1)
+    np.testing.assert_array_equal(made.image, prepare_scan(scan, stream_recipe()).image)
+    assert not np.array_equal(made.image, usual._make(1).image)
+
+
+def test_a_recipe_of_the_scanners_whole_grid_gets_it():
+    whole = GeometrySettings(region="grid", spacing_mm=(8.0, 8.0, 8.0), crop_vox=(16, 16, 16))
+    recipe = dataclasses.replace(stream_recipe(), geometry=whole)
+    scan = make_phantom((STREAM_SEED, 0), spacing_mm=(8.0, 8.0, 8.0)).scan
+    made, expected = PhantomStream(recipe, device=CPU)._make(0), prepare_scan(scan, recipe)
+    assert made.geometry.native_shape == scan.labels.shape
+    np.testing.assert_array_equal(made.image, expected.image)
+    np.testing.assert_array_equal(made.labels, expected.labels)
 
 
 def test_prepared_phantoms_have_mean_0_and_deviation_1_over_the_brain():
@@ -110,7 +131,7 @@ def test_each_phantom_is_used_as_often_as_asked_and_never_twice_in_a_row(pool, r
 
 
 def test_a_patch_follows_from_its_number_alone():
-    in_order, astray = open_stream(), open_stream()
+    in_order, astray = open_stream(patch_vox=(8, 8, 8)), open_stream(patch_vox=(8, 8, 8))
     first = [in_order.cut(number) for number in range(9)]
     for number in (7, 2, 2, 8):
         image, labels = astray.cut(number)
@@ -179,7 +200,7 @@ def stop_after(epoch: int):
 
 def go(folder: Path, share: float) -> dict[str, object]:
     """Return what `train` is called with: two patients of the store and a stream, or that alone."""
-    recipe = stream_recipe(phantom_share=share, batch=2)
+    recipe = stream_recipe(phantom_share=share, phantom_reuse=4, batch=2)
     ids = fill_store(folder, n_cases=2) if share < 1 else []
     split = dataclasses.replace(NOBODY, train=tuple(ids))
     return {"recipe": recipe, "split": split, "deterministic": True, "device": CPU}

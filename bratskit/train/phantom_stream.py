@@ -7,9 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bratskit.cases import make_phantom
 from bratskit.cases.phantoms import Ingredients
-from bratskit.preprocess import Prepared, prepare_scan, read_patch
+from bratskit.cases.phantoms.frame import field_shape
+from bratskit.cases.phantoms.simulate import Simulated, simulate
+from bratskit.preprocess import Prepared, read_patch
+from bratskit.preprocess.prepare import prepare_measured
+from bratskit.preprocess.steps import Measured
 from bratskit.settings import Recipe
 from bratskit.train.patches import draw_start
 
@@ -111,5 +114,36 @@ class PhantomStream:
         return self._pool[wanted[0]].result()
 
     def _make(self, phantom: int) -> Prepared:
-        made = make_phantom((self._seed, phantom), spacing_mm=self._spacing_mm)
-        return prepare_scan(made.scan, self.recipe)
+        made = simulate(
+            (self._seed, phantom),
+            spacing_mm=self._spacing_mm,
+            ingredients=self.ingredients,
+            device=self.device,
+        )
+        channels, labels = _whole_field(made)
+        return prepare_measured(
+            channels,
+            labels,
+            case_id=f"StreamPhantom_{phantom:05d}",
+            affine=np.diag([*made.grid.spacing_mm, 1.0]),
+            recipe=self.recipe,
+            threads=1,  # the other cores learn
+        )
+
+
+def _whole_field(made: Simulated) -> tuple[list[Measured], NDArray[np.uint8]]:
+    """Put the box of a brain into the field of view of its scanner, as a scan has it."""
+    shape, first = field_shape(made.grid.spacing_mm), made.grid.start_vox
+    labels = np.zeros(shape, np.uint8)
+    place = zip(first, made.labels.shape, strict=True)
+    labels[tuple(slice(start, start + n) for start, n in place)] = made.labels.cpu().numpy()
+    parts = [Measured.cut(channel) for channel in made.image.cpu().numpy()]
+    channels = [
+        Measured(
+            part.values,
+            tuple((low + at, high + at) for (low, high), at in zip(part.box, first, strict=True)),
+            shape,
+        )
+        for part in parts
+    ]
+    return channels, labels
