@@ -108,6 +108,24 @@ def test_regions_nest_whatever_the_level_sets_say():
     assert tumour.labels().flatten().tolist() == [3, 2]  # enhancing outside the core is oedema
 
 
+def test_what_was_resected_has_no_label():
+    up = torch.tensor([[[1.0, 1.0]]])
+    cavity = torch.tensor([[[0.5, -0.5]]])
+    tumour = Tumour(core=up, enhancing=up, oedema=up, box=(slice(0, 1),) * 3, cavity=cavity)
+    assert tumour.cavity_mask().flatten().tolist() == [True, False]
+    assert tumour.labels().flatten().tolist() == [0, 3]
+
+
+def test_the_tentorium_holds_a_tumour_back(head):
+    growth = replace(plan(head, 0), centre_mm=(88.0, 66.0, 70.0), whole_ml=100.0, satellites=())
+    below, crossed = head.volume(head.hindbrain) > 0.5, []
+    for anatomy in (head, replace(head, hindbrain=torch.zeros_like(head.hindbrain))):
+        tumour = grow(growth, anatomy)
+        crossed.append(int(((tumour.labels() > 0) & below[tumour.box]).sum()))
+    assert crossed[1] > 50
+    assert crossed[0] < 0.3 * crossed[1]
+
+
 def test_without_infiltration_the_oedema_is_an_even_shell(head):
     sides = torch.zeros(CUBE.shape)
     sides[:20] = 1.0  # white to the left, grey to the right

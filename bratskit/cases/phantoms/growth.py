@@ -266,9 +266,8 @@ def _draw_places(rng: np.random.Generator, anatomy: Anatomy, grid: Grid, count: 
 def _chances(anatomy: Anatomy, points: list[Array]) -> Array:
     """Weigh places as thirty BraTS tumours lie; whole numbers, so that sums are exact."""
     _, y, z = points
-    side, white, depth = (
-        a.cpu() for a in (anatomy.template_x_mm.abs(), anatomy.white, anatomy.depth_mm)
-    )
+    white = (anatomy.white * (1 - anatomy.hindbrain)).cpu()
+    side, depth = anatomy.template_x_mm.abs().cpu(), anatomy.depth_mm.cpu()
     supra = (z > 62) | ((z > 40) & (y > 105)) | ((z > 34) & (y > 100) & (side > 20))
     weight = white * white * ((side - 10) * 0.04).clamp(0.02, 1) * ((depth > 11) & supra)
     weight = weight * ((46 - depth) * 0.05).clamp(0.1, 1)

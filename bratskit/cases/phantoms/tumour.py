@@ -72,8 +72,7 @@ def grow_tumour(rng: np.random.Generator, growth: Growth, anatomy: Anatomy, grid
     starts = tuple(g + b.start for g, b in zip(grid.start_vox, box, strict=True))
     shape = tuple(b.stop - b.start for b in box)
     local = Grid(shape, grid.spacing_mm, starts, grid.device)
-    parts = (anatomy.volume(part)[box] for part in (anatomy.white, anatomy.grey, anatomy.csf))
-    tissue = Tissue(anatomy.brain[box].to(torch.float32), *parts)
+    tissue = _tissue(anatomy, box)
     seeds = rng.integers(2**62, size=4)
     rngs = [np.random.default_rng(int(seed)) for seed in seeds]
     outside = _core_distance(rngs[0], growth, tissue, local)
@@ -87,6 +86,14 @@ def grow_tumour(rng: np.random.Generator, growth: Growth, anatomy: Anatomy, grid
         return tumour
     depth = anatomy.volume(anatomy.depth_mm)[box]
     return _resect(rngs[3], growth, tumour, depth, local)
+
+
+def _tissue(anatomy: Anatomy, box: Box) -> Tissue:
+    """Cut the tissue maps; cerebellum and brain stem count as CSF: a tentorium lies between."""
+    above = 1 - anatomy.hindbrain
+    parts = (anatomy.white * above, anatomy.grey * above, 1 - (1 - anatomy.csf) * above)
+    brain = anatomy.brain[box].to(torch.float32)
+    return Tissue(brain, *(anatomy.volume(part)[box] for part in parts))
 
 
 def _voxel_ml(grid: Grid) -> float:
