@@ -6,24 +6,31 @@ from bratskit.visualize.figures import draw_comparison, draw_modalities, draw_ov
 from bratskit.visualize.flythrough import write_flythrough
 from bratskit.visualize.frame import Picture
 from bratskit.visualize.gallery import Tile, draw_gallery, make_tile
+from bratskit.visualize.growth import draw_growth
+from bratskit.visualize.knobs import PhantomKnobs
 from bratskit.visualize.likeness import draw_likeness
 from bratskit.visualize.report import pick_cases, write_report
 from bratskit.visualize.slices import error_map
 from bratskit.visualize.viewer import SliceViewer
+from bratskit.visualize.voxels import coarsen, draw_voxels
 
 __all__ = [
+    "PhantomKnobs",
     "Picture",
     "SliceViewer",
     "Tile",
+    "coarsen",
     "draw_ceiling",
     "draw_comparison",
     "draw_gallery",
+    "draw_growth",
     "draw_history",
     "draw_likeness",
     "draw_modalities",
     "draw_overlay",
     "draw_scores",
     "draw_slices",
+    "draw_voxels",
     "error_map",
     "make_tile",
     "pick_cases",
