@@ -7,13 +7,14 @@ from matplotlib.lines import Line2D
 
 from bratskit.evaluate import Estimate
 from bratskit.labels import REGIONS
-from bratskit.visualize.curves import METHOD_COLOURS, style_axes
+from bratskit.visualize.curves import style_axes
 from bratskit.visualize.frame import INK, PAPER_DPI, Picture
 
 __all__ = ["draw_patients"]
 
 Points = Mapping[int, Mapping[str, Estimate]]
 
+_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito (2008)
 _MARKERS = ("o", "^", "s", "D")  # told apart without colour too
 _APART = 0.35  # patients that the series stand apart, so that no bar hides another
 
@@ -69,14 +70,14 @@ def _draw_series(ax: Axes, points: Points, region: str, *, place: int) -> None:
         [estimate.high - estimate.mean for estimate in estimates],
     ]
     ax.errorbar(
-        at, means, yerr=ends, color=METHOD_COLOURS[place], marker=_MARKERS[place], markersize=5,
+        at, means, yerr=ends, color=_COLOURS[place], marker=_MARKERS[place], markersize=5,
         linewidth=1.4, elinewidth=1, capsize=2.5,
     )  # fmt: skip
 
 
 def _handles(series: Mapping[str, Points], levels: Mapping[str, object]) -> list[Line2D]:
     drawn = [
-        Line2D([], [], color=METHOD_COLOURS[place], marker=_MARKERS[place], label=name)
+        Line2D([], [], color=_COLOURS[place], marker=_MARKERS[place], label=name)
         for place, name in enumerate(series)
     ]
     return drawn + [
