@@ -1,7 +1,9 @@
 """The pictures of phantoms are drawn from cases as they are, and kept for this generator."""
 
 import io
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from bratskit.visualize import draw_gallery, draw_likeness, make_tile
 from bratskit.visualize.gallery import PANEL_MM
 from bratskit.visualize.likeness import SHOWN
 
+SAMPLES = Path(__file__).parents[1] / "samples"
+
 
 @pytest.fixture(scope="module")
 def phantom():
@@ -22,6 +26,15 @@ def phantom():
 
 def pixels(png):
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB"))
+
+
+@pytest.mark.parametrize("name", [GALLERY, LIKENESS])
+def test_the_kept_pictures_are_small_and_of_this_generator(name, phantom):
+    again = "run `python -m bratskit.jobs.phantom_samples`, and look at them"
+    picture = Image.open(SAMPLES / name)
+    made_by = re.match(r"generator (\d+), seed", picture.text["Description"])
+    assert int(made_by[1]) == phantom.truth["generator"], again
+    assert (SAMPLES / name).stat().st_size < 1_500_000
 
 
 def test_a_tile_shows_the_voxels_of_the_slice_with_most_tumour(phantom):
