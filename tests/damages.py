@@ -243,7 +243,7 @@ def clip(case, rng, kind):
 
 
 def rescale(case, rng, kind, top, dtype):
-    edit(case, kind, lambda array: (array * (top / array.max())).astype(dtype))
+    edit(case, kind, lambda array: (array / array.max() * top).astype(dtype))  # its largest is top
 
 
 def shift_values(case, rng, kind, by):

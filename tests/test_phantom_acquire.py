@@ -26,7 +26,7 @@ PLAIN = Ingredients(
     white_lesions=0, mimics=0, contrast=0, texture=0, partial_volume=0, thick_slices=0, bias=0,
     noise=0, ghosts=0, strip=0, regions=0,
 )  # fmt: skip
-RING = SimpleNamespace(kind="ring")
+RING = SimpleNamespace(whole_ml=60.0, kind="ring")
 SHAPE = (40, 44, 36)
 
 
@@ -312,7 +312,7 @@ def with_noise_of(noiseless: Contrast, other: Contrast) -> Contrast:
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from(["ring", "solid", "patchy", "low-grade"]))
 def test_every_plan_is_within_what_a_scan_can_be(seed: int, kind: str):
-    growth = SimpleNamespace(kind=kind)
+    growth = SimpleNamespace(whole_ml=60.0, kind=kind)
     contrast = draw_contrast(
         np.random.default_rng(seed), growth, Ingredients(contrast=2.0, slabs=2.0, ghosts=2.0)
     )

@@ -221,7 +221,10 @@ def _draw_tissues(rng: np.random.Generator, growth: Growth, strength: float) -> 
     lesions = ("oedema", "necrosis", "enhancing")
     for name in lesions:
         drawn[name][0] = max(drawn[name][0] + shared, 0.6)
-    drawn["oedema"] = np.maximum(drawn["oedema"], (1.0, -9, -9, 0.3))
+    least = max(1.4, drawn["grey"][0] + 1.2)  # in none of thirty cases a healthy part is brighter
+    if growth.whole_ml < 20:  # set by eye: a small tumour is one that stands out
+        least, drawn["enhancing"][0] = max(least, 3.4), max(drawn["enhancing"][0], 3.0)
+    drawn["oedema"] = np.maximum(drawn["oedema"], (least, -9, -9, 0.3))
     cyst, flair, t2 = rng.random(), rng.uniform(-1.0, 0.8), rng.uniform(2.2, 3.5)
     if cyst < 0.08 * strength:  # fluid that FLAIR suppresses like CSF
         drawn["necrosis"][0], drawn["necrosis"][3] = flair, t2
@@ -234,6 +237,8 @@ def _draw_tissues(rng: np.random.Generator, growth: Growth, strength: float) -> 
     enhancing, rest = drawn["enhancing"], drawn["necrosis"]
     enhancing[1] = min(enhancing[1], 0.7)  # brighter without contrast agent is blood
     enhancing[2] = max(enhancing[2], enhancing[1] + 0.5, rest[2] + 1.0, drawn["oedema"][2] + 1.2)
+    most_water = max(drawn[name][3] for name in lesions)  # nothing holds more than CSF, on T2
+    drawn["csf"][3] = max(drawn["csf"][3], most_water + 1.2)
     return {name: tuple(round(float(v), 6) for v in values) for name, values in drawn.items()}
 
 
@@ -242,6 +247,8 @@ def _draw_regions(rng: np.random.Generator, strength: float) -> dict[str, Four]:
         name: strength * (np.array(mean) + np.array(spread) * rng.normal(0, 1, 4))
         for name, (mean, spread) in _REGIONS.items()
     }
+    for values in drawn.values():
+        values[0] = min(values[0], 0.5 * strength)  # no region shines on FLAIR as oedema does
     return {name: tuple(round(float(v), 6) for v in values) for name, values in drawn.items()}
 
 
