@@ -181,7 +181,7 @@ def test_a_figure_of_growth_names_ages_volumes_and_rates(stages):
     said = words(draw_growth(stages))
     for stage in stages:
         ml = volumes_ml(stage)["WT"]
-        assert f"{stage.growth.seen_days:.0f} days: {ml:.2g} ml" in said
+        assert f"{stage.growth.seen_days:.0f} days: {ml:.0f} ml" in said
     assert f"ring: D = {stages[0].growth.diffusion_white_mm2_day:.3g} mm" in said
     assert "radiological" in said
     dots = [line for line in draw_growth(stages).axes[-1].lines if line.get_marker() == "o"]

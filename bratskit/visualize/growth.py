@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from bratskit.cases.case import Scan
 from bratskit.labels import REGIONS
 from bratskit.visualize.curves import REGION_COLOURS, style_axes
 from bratskit.visualize.frame import (
@@ -142,13 +143,13 @@ def draw_growth(stages: Sequence["Phantom"]) -> Picture:
 
     Returns:
         A column an age: FLAIR, T1ce and the mask over it, all on the slice in which the youngest
-        tumour is largest. Underneath the volumes: the plan as lines, counted voxels as dots.
+        core is largest. Underneath the volumes: the plan as lines, counted voxels as dots.
 
     Raises:
         ValueError: There is no stage, or they are not one tumour at several ages.
     """
     plans = _refuse_different(stages)
-    plane = make_plane(stages[0].scan, box=brain_box(stages[0].scan.image, margin_vox=0))
+    plane = _plane_of(stages[0].scan)
     height_in = _PANEL_IN / plane.size_mm[1] * plane.size_mm[0] + 0.02
     parts_in = (len(_ROWS) * height_in + 0.2, 1.75)
     size = (_PANEL_IN * len(stages), sum(parts_in) + 0.95)
@@ -167,6 +168,17 @@ def draw_growth(stages: Sequence["Phantom"]) -> Picture:
     title = f"{stages[0].scan.id}, {plane.caption}: one tumour at {len(stages)} ages"
     title_figure(figure, title, note, label_handles())
     return figure
+
+
+def _plane_of(scan: Scan) -> Plane:
+    """Cut through the middle of the core, or of the whole tumour where there is no core yet."""
+    core = np.isin(scan.labels, REGIONS["TC"])
+    guide = core if core.any() else scan.labels
+    return make_plane(scan, labels=guide, box=brain_box(scan.image, margin_vox=0))
+
+
+def _say_ml(volume_ml: float) -> str:
+    return f"{volume_ml:.2g}" if volume_ml < 10 else f"{volume_ml:.0f}"
 
 
 def _refuse_different(stages: Sequence["Phantom"]) -> list["Growth"]:
@@ -189,7 +201,7 @@ def _age_of(growth: "Growth") -> float:
 
 
 def _draw_stage(axes: NDArray, stage: "Phantom", plane: Plane, *, is_first: bool) -> None:
-    said = f"{_age_of(stage.growth):.0f} days: {volumes_ml(stage)['WT']:.2g} ml"
+    said = f"{_age_of(stage.growth):.0f} days: {_say_ml(volumes_ml(stage)['WT'])} ml"
     for row, (ax, (modality, name)) in enumerate(zip(axes, _ROWS, strict=True)):
         volume = stage.scan.image[modality_index(modality)]
         grey = grey_slice(plane, volume, intensity_window(volume))
