@@ -64,7 +64,7 @@ def paint_slices(
         grey = to_grey(plane.cut(scan.image[channel]), windows[channel])
         panel = _PALETTE.place(zoom(grey, size_px, is_smooth=True), None, outline)
         is_first = channel == 0
-        title = f"{_NAMES[name]}  {plane.caption}" if is_first else _NAMES[name]
+        title = f"{_NAMES[name]}, K {plane.index}" if is_first else _NAMES[name]
         panels.append(frame_panel(panel, plane, _PALETTE, title=title, has_scale=is_first))
     return stack_pictures(panels, n_columns=2)
 

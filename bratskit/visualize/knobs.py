@@ -64,7 +64,7 @@ class PhantomKnobs(widgets.VBox):
         super().__init__(
             [
                 widgets.Box(
-                    [self._knob_box, self._image, self._curve_image],
+                    [self._knob_box, widgets.VBox([self._image, self._curve_image])],
                     layout=widgets.Layout(
                         display="flex", flex_flow="row wrap", align_items="flex-start"
                     ),
@@ -321,5 +321,5 @@ def _slider(name: str, low: float, high: float, step: float) -> widgets.FloatSli
 def _log_slider(name: str, low: float, high: float) -> widgets.FloatLogSlider:
     return widgets.FloatLogSlider(
         description=name, min=low, max=high, step=0.01, continuous_update=False,
-        readout_format=".3g", layout=_wide(),
+        readout_format=".4g", layout=_wide(),
     )  # fmt: skip
