@@ -20,9 +20,9 @@ _TISSUES: dict[str, tuple[Four, Four]] = {
     "grey": ((0.35, -0.4, -0.25, 0.15), (0.3, 0.3, 0.25, 0.25)),
     "white": ((-0.1, 0.75, 0.4, -0.6), (0.3, 0.3, 0.3, 0.2)),
     "deep_grey": ((-0.05, 0.15, 0.15, -0.35), (0.25, 0.3, 0.25, 0.25)),
-    "oedema": ((2.0, -0.35, -0.45, 1.85), (0.7, 0.4, 0.3, 0.7)),
-    "necrosis": ((1.95, -0.85, -0.9, 2.5), (0.65, 0.6, 0.45, 0.75)),
-    "enhancing": ((1.9, -0.15, 2.0, 1.35), (1.0, 0.7, 0.8, 0.7)),
+    "oedema": ((2.2, -0.35, -0.45, 1.5), (0.5, 0.4, 0.3, 0.7)),
+    "necrosis": ((2.05, -0.85, -0.9, 2.1), (0.65, 0.6, 0.45, 0.75)),
+    "enhancing": ((1.9, -0.15, 1.65, 1.35), (1.0, 0.7, 0.8, 0.7)),
     "vessel": ((-0.3, -0.2, 7.5, -1.0), (0.6, 0.5, 2.5, 0.7)),
     "blood": ((0.8, 1.5, 0.9, -0.3), (0.8, 0.7, 0.6, 0.9)),
     "white_lesion": ((1.7, -0.5, -0.3, 0.9), (0.6, 0.3, 0.25, 0.4)),
@@ -31,20 +31,20 @@ _TISSUES: dict[str, tuple[Four, Four]] = {
 # What regions add to their grey and white matter: without it a network takes cerebellum, brain stem
 # and hippocampus for tumour. Set after where such networks erred in thirty BraTS cases.
 _REGIONS: dict[str, tuple[Four, Four]] = {
-    "hindbrain": ((0.3, -0.3, -0.2, 0.2), (0.5, 0.45, 0.4, 0.4)),
-    "limbic": ((0.45, -0.25, -0.1, 0.25), (0.35, 0.25, 0.2, 0.25)),
+    "hindbrain": ((0.2, -0.3, -0.2, 0.2), (0.4, 0.4, 0.3, 0.35)),
+    "limbic": ((0.35, -0.25, -0.1, 0.2), (0.3, 0.25, 0.2, 0.25)),
 }
 # Unit of the z-scores above over the mean of the brain: finished phantoms then have the standard
 # deviation over mean of thirty BraTS cases (0.20-0.44, 0.20-0.33, 0.20-0.43, 0.29-0.55).
-_SPREAD = ((0.30, 0.60), (0.22, 0.37), (0.23, 0.47), (0.34, 0.66))
+_SPREAD = ((0.30, 0.60), (0.20, 0.33), (0.21, 0.43), (0.34, 0.66))
 # Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
-_FLARE = ((0.0, 0.7), (0.0, 0.3), (0.0, 0.4), (0.0, 0.5))
+_FLARE = ((0.0, 0.35), (0.0, 0.3), (0.0, 0.2), (0.0, 0.5))
 _UNREST = (0.25, 0.2, 0.3, 0.2)
 # How often a modality was scanned in slices thicker than 2 mm, set so that the correlation from
 # slice to slice agrees with thirty BraTS cases: FLAIR and T2 of clinical protocols are 2D mostly.
 _THICK = (0.8, 0.6, 0.25, 0.8)
 # Noise of a scanned voxel in units of the z-scores: lowest and highest, matched likewise.
-_NOISE = ((0.05, 0.4), (0.03, 0.2), (0.04, 0.22), (0.04, 0.2))
+_NOISE = ((0.02, 0.2), (0.03, 0.16), (0.02, 0.13), (0.03, 0.13))
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Contrast:
         unrest: Mottling of healthy tissue at 6 mm, per modality.
         flare: Bright patches of healthy tissue, per modality: cortex, artefacts, old lesions.
         sulci: Depth of fine sulci, which the average template has lost.
-        drift: Mottling at 28 mm that all modalities share.
+        drift: Mottling at 28 mm, per modality.
         fading: How faint oedema is at its edge, 0 (as its middle) to 1.
         softness_mm: Width of the visible border of oedema.
         border_mm: Width of the visible borders within the core.
@@ -124,7 +124,7 @@ class Contrast:
     unrest: Four
     flare: Four
     sulci: float
-    drift: float
+    drift: Four
     fading: float
     softness_mm: float
     border_mm: float
@@ -181,22 +181,22 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
     return Contrast(
         tissues=tissues,
         scanners=scanners,
-        texture=draw.between(0.2, 0.8, rough),
+        texture=draw.between(0.3, 1.0, rough),
         kinship=draw.between(0.2, 1.0),
         unrest=draw.each(tuple((0.05, high) for high in _UNREST), rough),
         flare=draw.each(_FLARE, rough),
         sulci=min(draw.between(0.4, 1.0, rough), 1.0),
-        drift=draw.between(0.05, 0.5, rough),
-        fading=min(draw.between(0.15, 0.75, rough), 0.9),
-        softness_mm=draw.between(0.6, 3.0, soft),
+        drift=draw.each(((0.02, 0.22),) * 4, rough),
+        fading=min(draw.between(0.1, 0.6, rough), 0.9),
+        softness_mm=draw.between(0.8, 3.5, soft),
         border_mm=draw.between(0.2, 0.4, soft),
         wander_mm=draw.between(0.4, 2.6, soft),
         halo=min(draw.between(0.05, 0.5, soft), 0.6),
-        patchiness=draw.between(0.2, 0.75, rough),
+        patchiness=draw.between(0.15, 0.5, rough),
         blood=draw.seldom(0.03 if growth.kind == "low-grade" else 0.15, 0.05, 0.3, rough),
         confluent=max(0.0, draw.between(-0.5, 1.3, use.white_lesions)),
         punctate=max(0.0, draw.between(-0.3, 1.0, use.white_lesions)),
-        mimics=draw.between(0.4, 1.2, use.mimics),
+        mimics=draw.between(0.3, 1.0, use.mimics),
         vessel_width=draw.between(0.008, 0.05),
         inflow=draw.seldom(0.25, 0.3, 1.0, use.mimics),
         strip_dark=max(0.0, draw.between(-0.2, 1.2, use.strip)),
@@ -226,7 +226,7 @@ def _draw_tissues(rng: np.random.Generator, growth: Growth, strength: float) -> 
         least, drawn["enhancing"][0] = max(least, 3.4), max(drawn["enhancing"][0], 3.0)
     drawn["oedema"] = np.maximum(drawn["oedema"], (least, -9, -9, 0.3))
     cyst, flair, t2 = rng.random(), rng.uniform(-1.0, 0.8), rng.uniform(2.2, 3.5)
-    if cyst < 0.08 * strength:  # fluid that FLAIR suppresses like CSF
+    if cyst < 0.14 * strength:  # fluid that FLAIR suppresses like CSF
         drawn["necrosis"][0], drawn["necrosis"][3] = flair, t2
     if growth.kind == "low-grade":  # one homogeneous tumour, core hardly apart from the oedema
         drawn["necrosis"] = 0.5 * drawn["necrosis"] + 0.5 * drawn["oedema"]
@@ -235,6 +235,8 @@ def _draw_tissues(rng: np.random.Generator, growth: Growth, strength: float) -> 
     if protein:  # FLAIR does not suppress a cavity rich in protein
         drawn["cavity"] += (1.6, 0.6, 0.4, -0.4)
     enhancing, rest = drawn["enhancing"], drawn["necrosis"]
+    for name in ("necrosis", "blood"):  # contrast agent darkens nothing
+        drawn[name][2] = max(drawn[name][2], drawn[name][1] - 0.6)
     enhancing[1] = min(enhancing[1], 0.7)  # brighter without contrast agent is blood
     enhancing[2] = max(enhancing[2], enhancing[1] + 0.5, rest[2] + 1.0, drawn["oedema"][2] + 1.2)
     most_water = max(drawn[name][3] for name in lesions)  # nothing holds more than CSF, on T2
@@ -265,7 +267,7 @@ def _draw_scales(rng: np.random.Generator) -> Four:
 
 def _draw_scanner(draw: _Draw, use: Ingredients, channel: int, brightness: Four) -> Scanner:
     rng = draw.rng
-    slice_axis = int(rng.choice([2, 1, 0], p=[0.8, 0.1, 0.1]))
+    slice_axis = int(rng.choice([2, 1, 0], p=[0.9, 0.05, 0.05]))
     others = [axis for axis in (0, 1, 2) if axis != slice_axis]
     thick = draw.seldom(1.0, 2.0, 6.0, min(use.thick_slices, 1.0))
     thick = thick if rng.random() < _THICK[channel] * use.thick_slices else 0.0
@@ -274,8 +276,8 @@ def _draw_scanner(draw: _Draw, use: Ingredients, channel: int, brightness: Four)
         scale=brightness[channel],
         noise=draw.between(*_NOISE[channel], use.noise),
         bias=draw.between(0.01, 0.1, use.bias) + draw.seldom(0.15, 0.05, 0.15, use.bias),
-        blur_mm=draw.between(0.15, 0.65, use.partial_volume),
-        resample=min(draw.between(0.05, 0.4, use.partial_volume), 0.6),
+        blur_mm=draw.between(0.0, 0.45, use.partial_volume),
+        resample=min(draw.between(0.0, 0.2, use.partial_volume), 0.6),
         slice_mm=max(thick, 2.0) if thick else 0.0,
         slice_offset=draw.between(0.0, 1.0),
         slice_axis=slice_axis,

@@ -225,6 +225,11 @@ def render(
     return images
 
 
+def _drifts(noises: _Noises, contrast: Contrast) -> list[Array]:
+    parts = zip(MODALITIES, contrast.drift, strict=True)
+    return [noises.draw(f"drift {name}", 28) * strength for name, strength in parts]
+
+
 @dataclass(frozen=True)
 class _Shared:
     """What all modalities show of the healthy brain, at its voxels; None is left out."""
@@ -235,7 +240,7 @@ class _Shared:
     agent: Array | None
     white_lesions: Array | None
     unrest: Array | None
-    drift: Array | None
+    drift: list[Array] | None
     flare: Array | None
     skull: _Skull | None
 
@@ -253,7 +258,7 @@ class _Shared:
             agent=_agent_weight(noises, contrast, anatomy) if contrast.mimics > 0 else None,
             white_lesions=_white_lesions(noises, contrast, anatomy) if aged else None,
             unrest=noises.draw("unrest", 6) if max(contrast.unrest) > 0 else None,
-            drift=noises.draw("drift", 28) * contrast.drift if contrast.drift > 0 else None,
+            drift=_drifts(noises, contrast) if max(contrast.drift) > 0 else None,
             flare=torch.clamp(noises.draw("flare", 9) - 0.9, min=0) if bright else None,
             skull=_Skull.draw(noises, contrast, anatomy) if stripped else None,
         )
@@ -268,7 +273,7 @@ def _healthy(
     for name, place in shared.regions.items():
         image += place * contrast.regions[name][channel]
     if shared.drift is not None:
-        image += shared.drift
+        image += shared.drift[channel]
     if shared.unrest is not None:
         image += shared.unrest * contrast.unrest[channel]
     if shared.flare is not None:

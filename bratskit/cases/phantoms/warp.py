@@ -89,7 +89,7 @@ def draw_head(rng: np.random.Generator, ingredients: Ingredients | None = None) 
         atrophy=round(atrophy * ingredients.age, 6),
         petalia_mm=_within(petalia * bends, -5, 5),
         bend_mm=tuple(
-            round(uniform(rng, low, high) * bends, 6) for low, high in ((1.5, 3.5), (0.6, 1.3))
+            round(uniform(rng, low, high) * bends, 6) for low, high in ((1.5, 3.5), (0.3, 0.9))
         ),
         bend_seed=int(rng.integers(2**31)),
     )
