@@ -222,8 +222,6 @@ def _draw_tissues(rng: np.random.Generator, growth: Growth, strength: float) -> 
     for name in lesions:
         drawn[name][0] = max(drawn[name][0] + shared, 0.6)
     least = max(1.4, drawn["grey"][0] + 1.2)  # in none of thirty cases a healthy part is brighter
-    if growth.whole_ml < 20:  # set by eye: a small tumour is one that stands out
-        least, drawn["enhancing"][0] = max(least, 3.4), max(drawn["enhancing"][0], 3.0)
     drawn["oedema"] = np.maximum(drawn["oedema"], (least, -9, -9, 0.3))
     cyst, flair, t2 = rng.random(), rng.uniform(-1.0, 0.8), rng.uniform(2.2, 3.5)
     if cyst < 0.14 * strength:  # fluid that FLAIR suppresses like CSF
@@ -250,7 +248,7 @@ def _draw_regions(rng: np.random.Generator, strength: float) -> dict[str, Four]:
         for name, (mean, spread) in _REGIONS.items()
     }
     for values in drawn.values():
-        values[0] = min(values[0], 0.5 * strength)  # no region shines on FLAIR as oedema does
+        values[0] = min(values[0], 0.7 * strength)  # no region shines on FLAIR as oedema does
     return {name: tuple(round(float(v), 6) for v in values) for name, values in drawn.items()}
 
 
