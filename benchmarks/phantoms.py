@@ -10,6 +10,7 @@ CASES is a folder of real BraTS cases with masks. Rows, each a training from ran
   with every ingredient, with another seed, and with some left out; scored on all cases.
 * `scarce-5`, `-10`, `-20` and the same with `-phantoms`: real patients (each draw within the next)
   alone, or every other patch a phantom's, the same steps; scored on the ten cases held out.
+  `-longer`: the same with three times the steps, where few patients are seen too often.
 
 Kill it at any moment and run it again: it goes on in the middle of a training. Two may run at once
 on one WORK: a row belongs to whoever has begun it. Each row leaves one JSON in `--results` with
@@ -64,6 +65,7 @@ from bratskit.visualize.patients import draw_patients
 RESULTS = Path(__file__).parent / "results" / "phantoms"
 EPOCH_STEPS = 50  # a kill loses fewer
 HELD_OUT, DRAWS = 10, (5, 10, 20)
+LONGER = 3  # times the steps, in the rows that end in "-longer"
 N_FITTED = 24  # phantoms that the FLAIR threshold is fitted on
 FIT_SEED = 60_000
 EDITION = "brats2017-2021"
@@ -125,15 +127,30 @@ def plan_rows(ids: Sequence[str], parts: dict[int, tuple[str, ...]], *, dry: boo
         everyone(name="full-again", part="leave-one-out", recipe=replace(small, seed=1)),
     ]
     for count in DRAWS:
-        for share, name in ((0.0, f"scarce-{count}"), (0.5, f"scarce-{count}-phantoms")):
-            recipe = _train(small, phantom_share=share)
-            rows.append(
-                Row(name=name, part="scarce", recipe=recipe, patients=parts[count], tested=held_out)
-            )
+        rows += _scarce(count, parts, small)
     for name, group in GROUPS.items():
         recipe = _train(small, phantom_ingredients=dict.fromkeys(group, 0.0))
         rows.append(everyone(name=f"without-{name}", part="leave-one-out", recipe=recipe))
+    longer = _train(small, epochs=LONGER * small.training.epochs)
+    for count in DRAWS:
+        rows += _scarce(count, parts, longer, suffix="-longer")
     return rows
+
+
+def _scarce(
+    count: int, parts: dict[int, tuple[str, ...]], recipe: Recipe, *, suffix: str = ""
+) -> list[Row]:
+    """Learn from so many patients alone, and with every other patch from a phantom."""
+    return [
+        Row(
+            name=f"scarce-{count}{name}{suffix}",
+            part="scarce",
+            recipe=_train(recipe, phantom_share=share),
+            patients=parts[count],
+            tested=parts[0],
+        )
+        for share, name in ((0.0, ""), (0.5, "-phantoms"))
+    ]
 
 
 def _recipes(*, dry: bool) -> tuple[Recipe, Recipe]:
