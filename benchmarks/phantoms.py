@@ -117,7 +117,6 @@ class Row:
 def plan_rows(ids: Sequence[str], parts: dict[int, tuple[str, ...]], *, dry: bool) -> list[Row]:
     """List every row, the ones that others are compared with first."""
     alone, small = _recipes(dry=dry)
-    held_out = parts[0]
     everyone = partial(Row, tested=tuple(ids))
     rows = [
         everyone(name="nothing", part="alone", recipe=None),
