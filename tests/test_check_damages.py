@@ -1,7 +1,7 @@
 """Each of more than a hundred damages is named, with its file, and nothing else is said."""
 
 import shutil
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from damages import Damage, damages, with_paths_in
 
-from bratskit.cases import check_folder, find_cases, make_cohort, make_phantom, write_phantom
+from bratskit.cases import (
+    check_case,
+    check_folder,
+    find_cases,
+    make_cohort,
+    make_phantom,
+    write_phantom,
+)
 
 SPACING_MM = (4.0, 4.0, 4.0)
 DAMAGES = list(damages())
@@ -18,9 +25,9 @@ REAL = ("BraTS2021_00006", "Brats18_CBICA_ABM_1", "Brats18_TCIA02_135_1", "Brats
 
 @pytest.fixture(scope="session")
 def coarse(tmp_path_factory):
-    """Return three phantoms of 60 x 60 x 39 voxels with all three tissues; read-only."""
+    """Return the first three phantoms, of 60 x 60 x 39 voxels, with much ET; read-only."""
     folder = tmp_path_factory.mktemp("coarse")
-    made = (make_phantom(seed, spacing_mm=SPACING_MM) for seed in (2, 7, 10))
+    made = (make_phantom(seed, spacing_mm=SPACING_MM) for seed in count())
     ringed = (one for one in made if one.truth["voxels"]["labels"]["ET"] > 100)
     return [write_phantom(one, folder) for one in islice(ringed, 3)]
 
@@ -61,7 +68,8 @@ def test_the_damages_are_more_than_a_hundred_of_more_than_25_kinds():
 
 @pytest.mark.slow
 def test_thirty_phantoms_leave_the_doctor_silent_and_each_damage_makes_it_speak(tmp_path):
-    cases = make_cohort(tmp_path / "whole", n_cases=30, seed=2, spacing_mm=SPACING_MM)
+    """The seed is the first, 0, not one that was looked for."""
+    cases = make_cohort(tmp_path / "whole", n_cases=30, seed=0, spacing_mm=SPACING_MM)
     findings = [one for one in check_folder(tmp_path / "whole") if one.kind != "spacing"]
     ets = {
         case.id: int((np.asarray(nib.load(case.labels_path).dataobj) == 4).sum()) for case in cases
@@ -85,3 +93,36 @@ def test_each_damage_is_named_in_a_copy_of_a_real_case(damage, real_cases, tmp_p
     (whole,) = find_cases(real_cases / name)
     assert_named(damage, damaged(damage, whole, tmp_path), name)
     shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize(("whole_ml", "is_told"), [(5.0, False), (60.0, True)])
+def test_a_spot_brighter_than_a_small_tumour_that_shines_is_no_better_place(
+    whole_ml, is_told, write_case, tmp_path
+):
+    mm_of = np.indices((40, 40, 40)) * 4.0 - 80
+    radius_mm = (whole_ml * 1000 * 3 / (4 * np.pi)) ** (1 / 3)
+    tumour = np.linalg.norm(mm_of - np.reshape((-35, 0, 0), (3, 1, 1, 1)), axis=0) < radius_mm
+    spot = np.linalg.norm(mm_of - np.reshape((35, 0, 0), (3, 1, 1, 1)), axis=0) < radius_mm
+    brain = np.linalg.norm(mm_of, axis=0) < 75
+    noise = np.random.default_rng(0).normal(0, 30, (4, *brain.shape))
+    image = np.where(brain, 500 + noise, 0)
+    image[0] += brain * (60 * tumour + 150 * spot)
+    case = write_case(
+        tmp_path,
+        shape=brain.shape,
+        affine=np.diag([4.0, 4, 4, 1]),
+        image=image,
+        labels=2 * tumour,
+    )
+    told = {one.kind for one in check_case(case)}
+    assert ("mask-place" in told) == is_told
+    if not is_told:  # where it does not shine, it is told
+        image[0] -= brain * 70 * tumour
+        case = write_case(
+            tmp_path / "faint",
+            shape=brain.shape,
+            affine=np.diag([4.0, 4, 4, 1]),
+            image=image,
+            labels=2 * tumour,
+        )
+        assert "mask-place" in {one.kind for one in check_case(case)}
