@@ -71,7 +71,7 @@ def test_an_exchange_in_one_case_blames_the_names_and_not_the_mask(cases):
 
 
 def test_a_dataset_json_with_two_names_exchanged_is_a_problem(tmp_path):
-    for seed in (2, 5, 7):
+    for seed in range(4):
         phantom = make_phantom(seed, spacing_mm=SPACING_MM)
         write_phantom(phantom, tmp_path, edition="msd-task01")
     listing = tmp_path / "dataset.json"
