@@ -222,7 +222,7 @@ def _train_and_predict(row: Row, cases: dict[str, Case], work: Path) -> dict[str
         "minutes": round(sum(history.column("seconds")) / 60, 1),
         "cpu_minutes": round(clock.seconds / 60, 1),
         "loss": history[-1]["loss"],
-        "device": f"{device.type}, {torch.get_num_threads()} thread(s), {platform.processor() or platform.machine()}",
+        "device": f"{device.type}, {torch.get_num_threads()} thread(s), {platform.machine()}",
         "precision": pick_precision(device, training.precision),
         "weights_made_by": load_checkpoint(run.last).card["made_by"],
     }
