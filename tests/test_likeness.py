@@ -102,9 +102,17 @@ def test_place_is_measured_from_the_middle_of_the_brain():
     labels = np.zeros((40, 40, 40), np.uint8)
     labels[30:34, 18:22, 18:22] = 2
     found = measure_shape(labels, labels >= 0, spacing_mm=(1, 1, 1))
-    assert found["WT_midline_mm"] == pytest.approx(31.5 - 19, abs=1.01)
+    assert found["WT_midline_mm"] == pytest.approx(31.5 - 19.5)
     assert found["WT_crosses"] == 0
     assert found["WT_front"] == pytest.approx(19.5 / 40)
+
+
+@pytest.mark.parametrize("spacing_mm", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (0.6, 1.0, 1.0)])
+def test_a_tumour_astride_the_middle_is_on_it_whatever_the_voxels(spacing_mm):
+    labels = boxes((40, 40, 40), ed=6)
+    found = measure_shape(labels, labels >= 0, spacing_mm=spacing_mm)
+    assert found["WT_midline_mm"] == pytest.approx(0, abs=1e-9)
+    assert found["WT_crosses"] == 0.5
 
 
 def test_the_curve_of_equal_heaps_is_one_half_and_of_apart_ones_one():

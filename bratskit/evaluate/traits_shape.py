@@ -122,7 +122,8 @@ def _measure_place(whole: Mask, brain: Mask, spacing_mm: Triple) -> dict[str, fl
     places = np.argwhere(whole) * np.asarray(spacing_mm)
     across, along, up = places.mean(axis=0)
     lengths_mm = np.array(brain.shape) * spacing_mm
-    middle_mm = float((np.argwhere(brain[thin])[:, 0] * size_mm[0]).mean())
+    area = brain.sum(axis=(1, 2))  # of all voxels: those of `thin` have another middle
+    middle_mm = float((area * np.arange(area.size)).sum() / area.sum() * spacing_mm[0])
     in_tumour = depth_mm[whole[thin]] if whole[thin].any() else np.array([np.nan])
     right = float((places[:, 0] > middle_mm).mean())
     return {
