@@ -13,7 +13,9 @@ from pictures import colours, pixels
 
 from bratskit import cases
 from bratskit.cases import make_phantom
-from bratskit.cases.phantoms import partial_volumes
+from bratskit.cases.phantoms import Ingredients, growth, partial_volumes
+from bratskit.cases.phantoms.anatomy import draw_head, shape_anatomy
+from bratskit.cases.phantoms.fields import Grid
 from bratskit.cases.phantoms.growth import at_age
 from bratskit.visualize import PhantomKnobs, coarsen, draw_growth, draw_voxels
 from bratskit.visualize.dashboard import REGION_RGB
@@ -54,6 +56,26 @@ def knobs(panel) -> PhantomKnobs:
     panel.has_mask.value = True
     panel.show_patient(RING)
     return panel
+
+
+def test_the_ends_of_the_sliders_hold_every_tumour_that_is_drawn(panel):
+    use, grid = Ingredients(), Grid((30, 30, 20), (8.0, 8.0, 8.0), (0, 0, 0), "cpu")
+    rng = np.random.default_rng(0)
+    anatomy = shape_anatomy(rng, draw_head(rng, use), grid, ingredients=use)
+    rngs = [np.random.default_rng(seed) for seed in range(1500)]
+    plans = [growth.draw_growth(rng, anatomy, grid, use) for rng in rngs]
+    logarithmic = {
+        "age_days": [plan.age_days for plan in plans],
+        "diffusion_mm2_day": [plan.diffusion_white_mm2_day for plan in plans],
+        "proliferation_per_day": [plan.proliferation_per_day for plan in plans],
+    }
+    for name, drawn in logarithmic.items():
+        knob = getattr(panel, name)
+        assert knob.base**knob.min <= min(drawn) <= max(drawn) <= knob.base**knob.max, name
+    for name in ("rim_mm", "roughness", "push"):
+        knob = getattr(panel, name)
+        drawn = [getattr(plan, name) for plan in plans if name != "rim_mm" or plan.rim_mm > 0]
+        assert max(drawn) <= knob.max, name
 
 
 @pytest.fixture

@@ -77,10 +77,10 @@ class PhantomKnobs(widgets.VBox):
         """Make the sliders; their ends hold every tumour that the generator draws."""
         self.kind = widgets.ToggleButtons(options=KINDS, description="kind")
         self.kind.style.button_width = "auto"
-        self.age_days = _log_slider("age, days", 1, 4)
-        self.diffusion_mm2_day = _log_slider("D, mm²/day", -3.3, -0.3)
-        self.proliferation_per_day = _log_slider("ρ, 1/day", -3.3, 0)
-        self.rim_mm = _slider("rim, mm", 0.5, 15, 0.1)
+        self.age_days = _log_slider("age, days", 1, 4.5)
+        self.diffusion_mm2_day = _log_slider("D, mm²/day", -4, -0.3)
+        self.proliferation_per_day = _log_slider("ρ, 1/day", -4, 0.3)
+        self.rim_mm = _slider("rim, mm", 0.5, 25, 0.1)
         self.roughness = _slider("roughness", 0, 0.6, 0.02)
         self.push = _slider("mass effect", 0, 0.6, 0.02)
         self.scan = {name: _slider(name.replace("_", " "), 0, 2, 0.25) for name in SCAN_KNOBS}
