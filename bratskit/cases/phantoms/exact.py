@@ -109,7 +109,15 @@ def threshold_for_count(values: Array, count: int) -> float:
         return math.inf
     if values.device.type == "cpu":
         return float(np.partition(values.numpy(), count, axis=None)[count])
-    return float(values.reshape(-1).kthvalue(count + 1).values)
+    return _at_place(values, count)
+
+
+def _at_place(values: Array, place: int) -> float:
+    """Return what stands at a place of the sorted values, on a device without NumPy.
+
+    By a sort, as CUDA's `kthvalue` is refused where determinism is asked for.
+    """
+    return float(torch.sort(values.reshape(-1)).values[place])
 
 
 def _signed(number: int) -> int:
