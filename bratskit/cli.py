@@ -275,7 +275,7 @@ def _parser() -> argparse.ArgumentParser:
 
     phantom = command("phantom", _phantom, "Make phantoms with exact truth.", "OUT")
     phantom.add_argument("--cases", metavar="N", type=int, required=True)
-    phantom.add_argument("--seed", metavar="S", type=int, default=0)
+    phantom.add_argument("--seed", metavar="S", type=int, default=0, help="0 to 19999")
     phantom.add_argument("--spacing", metavar="MM", type=float, nargs=3, default=(1.0, 1.0, 1.0))
     phantom.add_argument("--workers", metavar="N", type=int, help="processes; one a core")
     phantom.add_argument(

@@ -179,3 +179,10 @@ def test_a_run_begun_before_editions_were_kept_has_the_default(real_like, tmp_pa
     assert begin_run(tmp_path / "run", edition="brats2017-2021", **words).edition
     with pytest.raises(ValueError, match="edition must be 'brats2017-2021'"):
         begin_run(tmp_path / "run", edition="brats2023-gli", **words)
+
+
+def test_a_run_whose_seed_is_kept_for_training_is_refused_before_it_is_made(tmp_path):
+    for begun in (begin_run, begin.refuse_other_run):
+        with pytest.raises(ValueError, match=r"seed must be 0 to 19999 .*got 20000"):
+            begun(tmp_path / "run", seed=20_000)
+    assert not (tmp_path / "run").exists()

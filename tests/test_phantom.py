@@ -1,6 +1,7 @@
 """Phantoms: the same seed gives the same patient, truth is exact, and the tumour looks like one."""
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
@@ -20,6 +21,8 @@ from bratskit.cases.phantoms import (
     make_phantom,
     write_phantom,
 )
+from bratskit.cases.phantoms.frame import COHORT_SEEDS, EXTRA_SEED, FIT_SEED, STREAM_SEED
+from bratskit.cli import main
 from bratskit.labels import MODALITIES
 
 COARSE = (4.0, 4.0, 4.0)  # 60x60x39 voxels: a phantom in a fraction of a second
@@ -168,6 +171,38 @@ def test_a_folder_with_another_cohort_is_refused(tmp_path: Path):
 def test_no_case_at_all_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="n_cases must be 1 or more; got 0"):
         make_cohort(tmp_path, n_cases=0)
+
+
+@pytest.mark.parametrize("seed", [STREAM_SEED, EXTRA_SEED, FIT_SEED + 3])
+def test_a_cohort_of_phantoms_that_networks_learn_from_is_refused(tmp_path: Path, capsys, seed):
+    with pytest.raises(ValueError, match=rf"seed must be 0 to 19999 .*for training\); got {seed}"):
+        make_cohort(tmp_path / "made", n_cases=1, seed=seed)
+    assert main(["phantom", str(tmp_path / "made"), "--cases", "1", "--seed", str(seed)]) != 0
+    assert "seed must be 0 to 19999" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
+
+
+def test_extra_phantoms_have_the_seeds_kept_for_them_and_no_others(tmp_path: Path):
+    for seed in (0, EXTRA_SEED - 1, STREAM_SEED):
+        with pytest.raises(ValueError, match="seed must be 20000 to 39999 for training"):
+            make_cohort(tmp_path, n_cases=1, seed=seed, is_for_training=True)
+
+
+def test_no_two_uses_of_a_seed_meet():
+    firsts = [0, EXTRA_SEED, STREAM_SEED, FIT_SEED]
+    assert firsts == [0, 20_000, 40_000, 60_000]  # what was trained before stays what it was
+    assert all(b - a >= COHORT_SEEDS for a, b in itertools.pairwise(firsts))
+
+
+def test_a_single_seed_is_case_0_of_its_cohort():
+    one, first = (make_phantom(seed, spacing_mm=(8.0, 8.0, 8.0)) for seed in (7, (7, 0)))
+    assert (one.scan.image == first.scan.image).all()
+
+
+@pytest.mark.parametrize("seed", [2**32, (0, 2**32 + 7), -1])
+def test_a_seed_that_numpy_would_split_in_two_is_refused(seed):
+    with pytest.raises(ValueError, match=r"seed must be 0 or more, and below 2\*\*32; got"):
+        make_phantom(seed, spacing_mm=(8.0, 8.0, 8.0))
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path):

@@ -21,6 +21,7 @@ from bratskit.cases import (
 )
 from bratskit.cases.mounts import DEEPEST, default_roots, pick_cohort
 from bratskit.cases.patients import known_fingerprints, read_fingerprints
+from bratskit.cases.phantoms.frame import EXTRA_SEED, refuse_kept_seed
 from bratskit.labels import get_schema
 from bratskit.runtime import RunFolder, write_atomically
 from bratskit.settings import Recipe, get_recipe
@@ -38,7 +39,6 @@ AUTO = "auto"  # as data_dir: what Kaggle or Colab has mounted
 DEFAULT_EDITION = "brats2017-2021"
 
 EXTRA = "ExtraPhantom"
-EXTRA_SEED = 20_000  # a network trained on these has not seen the phantoms of a cohort's own seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +99,19 @@ def begin_run(
             brats2017-2021.
         recipe_name: Recipe of a new run.
         n_cases: Phantoms to make.
-        seed: Of the phantoms, the split and the training.
+        seed: Of the phantoms, the split and the training, 0 to 19999.
         epochs: Epochs of a new run; 0 takes the recipe's.
         phantom_spacing_mm: Voxel size of the phantoms, mm; coarse ones are made faster.
         is_prepared: Whether to prepare the cases too.
 
     Raises:
-        ValueError: The folder was begun with another recipe or other data; says which. Or
-            "auto" found several cohorts; lists them. Or its split has one patient in two parts.
+        ValueError: The folder was begun with another recipe or other data; says which. Or the seed
+            is one of those kept for the phantoms that networks learn from. Or "auto" found several
+            cohorts; lists them. Or its split has one patient in two parts.
         FileNotFoundError: `data_dir` holds no case.
         PermissionError: The folder cannot be written to.
     """
+    refuse_kept_seed(seed)
     folder = RunFolder(Path(run_dir).expanduser()).create()
     data_dir = resolve_data(data_dir)
     words = {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
@@ -178,6 +180,7 @@ def refuse_other_run(
     Raises:
         ValueError: The folder was begun with another recipe or other data; says which.
     """
+    refuse_kept_seed(seed)
     words = {"n_cases": n_cases, "seed": seed, "spacing_mm": phantom_spacing_mm}
     source = _source(resolve_data(data_dir), edition=edition, **words)
     _begun(RunFolder(Path(run_dir).expanduser()), source, recipe_name=recipe_name, seed=seed)
@@ -251,7 +254,7 @@ def _extra_phantoms(folder: RunFolder, recipe: Recipe) -> list[Case]:
     if not n_cases:
         return []
     seed = recipe.seed + EXTRA_SEED
-    return make_cohort(folder.cases, n_cases=n_cases, seed=seed, prefix=EXTRA)
+    return make_cohort(folder.cases, n_cases=n_cases, seed=seed, prefix=EXTRA, is_for_training=True)
 
 
 def spare_training_part(drawn: Split, recipe: Recipe) -> Split:

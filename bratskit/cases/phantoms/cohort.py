@@ -13,7 +13,12 @@ from threading import Thread
 from typing import TYPE_CHECKING
 
 from bratskit.cases.case import Case
-from bratskit.cases.phantoms.frame import facts_of_order, ingredients_of, seeds_of
+from bratskit.cases.phantoms.frame import (
+    facts_of_order,
+    ingredients_of,
+    refuse_kept_seed,
+    seeds_of,
+)
 from bratskit.cases.phantoms.ingredients import Ingredients
 from bratskit.cases.write import case_in, facts_path, list_cases, remove_unfinished, write_scan
 from bratskit.labels import SCHEMAS, LabelSchema, get_schema
@@ -104,6 +109,7 @@ def make_cohort(
     level_sets: bool = False,
     prefix: str = "Phantom",
     workers: int | None = None,
+    is_for_training: bool = False,
 ) -> list[Case]:
     """Write a cohort of phantoms, `Phantom_00000` and on, with progress; goes on where it stopped.
 
@@ -114,7 +120,7 @@ def make_cohort(
         folder: Where the case folders go. Cases already there with the same seed, spacing and
             edition and with the same ingredients are kept.
         n_cases: How many cases the folder shall hold.
-        seed: Names the cohort.
+        seed: Names the cohort, 0 to 19999; phantoms of later seeds are kept for training.
         edition: Whose label integers and file names to use.
         spacing_mm: Voxel size.
         ingredients: How much of each simulated effect goes in; None means each as in real cases,
@@ -122,12 +128,15 @@ def make_cohort(
         level_sets: Whether each case gets its level sets too, in `<id>_truth.npz`.
         prefix: Begins each id; a second cohort of a run needs another one and another seed.
         workers: Processes at once; None means one a core.
+        is_for_training: Whether a network shall learn from all cases, whose seed is then one of
+            those kept for that, 20000 to 39999.
 
     Returns:
         The cases, by number.
 
     Raises:
-        ValueError: `n_cases` or `workers` is below 1, or the folder holds another cohort.
+        ValueError: `n_cases` or `workers` is below 1, the seed is kept for training, or the folder
+            holds another cohort.
         PermissionError: The folder cannot be made or written to.
     """
     for name, value in (("n_cases", n_cases), ("workers", 1 if workers is None else workers)):
@@ -136,6 +145,7 @@ def make_cohort(
             raise ValueError(msg)
     edition = get_schema(edition)
     seeds_of(seed, spacing_mm)
+    refuse_kept_seed(seed, is_for_training=is_for_training)
     ingredients = ingredients_of(edition) if ingredients is None else ingredients
     folder = _writable(folder)
     names = [f"{prefix}_{number:05d}" for number in range(n_cases)]

@@ -11,9 +11,28 @@ from bratskit.cases.phantoms.ingredients import Ingredients
 from bratskit.cases.write import cavity_integer
 from bratskit.labels import LabelSchema, get_schema
 
-__all__ = ["GENERATOR", "as_scan", "facts_of_order", "field_shape", "ingredients_of", "seeds_of"]
+__all__ = [
+    "COHORT_SEEDS",
+    "EXTRA_SEED",
+    "FIT_SEED",
+    "GENERATOR",
+    "STREAM_SEED",
+    "as_scan",
+    "facts_of_order",
+    "field_shape",
+    "ingredients_of",
+    "refuse_kept_seed",
+    "seeds_of",
+]
 
 GENERATOR = 2  # raise it when a seed gives another phantom than before
+
+# Seeds of cohorts and recipes are below COHORT_SEEDS. What a network learns from has its recipe's
+# seed plus one of these, so that no cohort that it is scored on can hold the same phantoms.
+COHORT_SEEDS = 20_000
+EXTRA_SEED = 20_000  # phantoms added to the patients of a real cohort
+STREAM_SEED = 40_000  # phantoms made while a network learns
+FIT_SEED = 60_000  # phantoms that a benchmark fits something to
 
 _FIELD_MM = (240.0, 240.0, 155.0)  # BraTS: 240x240x155 voxels of 1 mm
 
@@ -23,12 +42,15 @@ def seeds_of(
 ) -> tuple[int, ...]:
     """Return the seed as a tuple, once it and the voxel size are such as a phantom can have.
 
+    A single seed is case 0 of the cohort of that seed: NumPy fills seeds up with zeros.
+
     Raises:
-        ValueError: A seed is negative, or the spacing is not three numbers from 0.5 to 10.
+        ValueError: A seed is negative or needs more than 32 bits, which NumPy would split into two
+            seeds; or the spacing is not three numbers from 0.5 to 10.
     """
     seeds = (seed,) if isinstance(seed, int | np.integer) else tuple(seed)
-    if not seeds or min(seeds) < 0:
-        msg = f"seed must be 0 or more; got {seeds}. Take 0, for example."
+    if not seeds or min(seeds) < 0 or max(seeds) >= 2**32:
+        msg = f"seed must be 0 or more, and below 2**32; got {seeds}. Take 0, for example."
         raise ValueError(msg)
     if len(spacing_mm) != 3 or not all(0.5 <= s <= 10 for s in spacing_mm):
         msg = (
@@ -36,6 +58,28 @@ def seeds_of(
         )
         raise ValueError(msg)
     return tuple(int(s) for s in seeds)
+
+
+def refuse_kept_seed(seed: int, *, is_for_training: bool = False) -> None:
+    """Refuse a seed of a cohort or a recipe whose phantoms a network may have learned from.
+
+    Args:
+        seed: Seed of the cohort or the recipe.
+        is_for_training: Whether the cohort is one of those that networks learn from.
+
+    Raises:
+        ValueError: The seed is not below 20000; for training, not from 20000 to 39999.
+    """
+    low = EXTRA_SEED if is_for_training else 0
+    if not low <= seed < low + COHORT_SEEDS:
+        msg = (
+            f"seed must be 0 to {COHORT_SEEDS - 1} (from {COHORT_SEEDS} on phantoms are kept for "
+            f"training); got {seed}. Take 0, for example."
+            if not is_for_training
+            else f"seed must be {low} to {low + COHORT_SEEDS - 1} for training; got {seed}. "
+            f"Add {EXTRA_SEED} to the recipe's."
+        )
+        raise ValueError(msg)
 
 
 def ingredients_of(edition: LabelSchema | str) -> Ingredients:

@@ -17,7 +17,7 @@ INGREDIENTS = {
     "regions": "cerebellum, brain stem and limbic cortex apart from other tissue, as in a tumour",
     "mass_effect": "tissue that the tumour pushes aside",
     "infiltration": "oedema along white matter; without it a plain shell around the core",
-    "raggedness": "rough cores and broken rims; without it ellipsoids with even rims",
+    "raggedness": "rough cores, broken rims; without it even ellipsoids, but for patchy tumours",
     "multifocal": "satellites beside the main tumour",
     "non_enhancing": "patchy and low-grade tumours, with little enhancement or none",
     "contrast": "variation of tissue contrasts between scans",

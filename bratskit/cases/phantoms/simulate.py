@@ -36,7 +36,8 @@ class Simulated:
         head: The drawn shape of the head.
         growth: The plan of the tumour.
         contrast: The drawn look of the scan.
-        jacobian: Smallest and largest factor by which the deformation scales a volume.
+        jacobian: Smallest and largest factor by which the map from this head to the template
+            scales a volume, its affine part apart, from differences over 4 mm.
     """
 
     image: Array
@@ -62,7 +63,8 @@ def simulate(
     """Simulate one patient; the same seed gives the same bits on any device.
 
     Args:
-        seed: Decides everything. A tuple seeds one case of a cohort: `(seed, number)`.
+        seed: Decides everything. A tuple seeds one case of a cohort, `(seed, number)`; a single
+            seed is its case 0.
         spacing_mm: Voxel size, 0.5 to 10 mm along each axis. An axis at least half as coarse
             again as the finest is averaged over its voxels' thickness.
         ingredients: How much of each effect goes in.
@@ -70,7 +72,7 @@ def simulate(
         device: Where to work.
 
     Raises:
-        ValueError: The spacing is out of range, or the seed negative.
+        ValueError: The spacing is out of range, or a seed negative or not below 2**32.
         FileNotFoundError: The template is missing (nilearn is not installed).
     """
     streams = np.random.SeedSequence(seeds_of(seed, spacing_mm)).spawn(11)

@@ -52,8 +52,10 @@ class Phantom:
     Attributes:
         scan: Image and labels in RAS+; `scan.image` holds whole numbers, as int16 files do.
         truth: What is known exactly: `voxels`, `volumes_ml` (by voxels, and with parts of voxels
-            under `continuous`), `areas_mm2`, `seed`, `spacing_mm`, `ingredients` and the drawn
-            `head`, `growth` and `contrast`. Goes into `<case>_truth.json`.
+            under `continuous`), `areas_mm2`, `seed`, `spacing_mm`, `ingredients`, the drawn
+            `head`, `growth` and `contrast`, and `jacobian`: by how much the map from the head to
+            the template scales volumes, least and most, as differences over 4 mm show it. Below 1
+            tissue is larger in the head. Goes into `<case>_truth.json`.
         growth: The plan of the tumour; changed by `dataclasses.replace`, it grows another one.
         levels: Level sets of the regions in `box`, mm near the border, positive inside.
         box: Part of the scan's grid that holds the tumour.
@@ -95,7 +97,8 @@ def make_phantom(
     Coarse voxels are cheap: about 2 s at 1 mm, a tenth of that at 4 mm (60x60x39 voxels).
 
     Args:
-        seed: Decides everything. A tuple seeds one case of a cohort: `(seed, number)`.
+        seed: Decides everything. A tuple seeds one case of a cohort, `(seed, number)`; a single
+            seed is its case 0.
         spacing_mm: Voxel size, 0.5 to 10 mm along each axis. An axis at least half as coarse
             again as the finest is averaged over its voxels' thickness.
         case_id: Name of the case; by default made from the seed.
@@ -104,7 +107,7 @@ def make_phantom(
         device: Where to simulate; the result is the same.
 
     Raises:
-        ValueError: The spacing is out of range, or the seed negative.
+        ValueError: The spacing is out of range, or a seed negative or not below 2**32.
         FileNotFoundError: The template is missing (nilearn is not installed).
 
     Examples:
