@@ -12,7 +12,8 @@ import torch
 from training import fill_store, make_prepared, small_recipe, weight_hash
 
 from bratskit.cases import Split, make_phantom
-from bratskit.cases.phantoms import Ingredients
+from bratskit.cases.phantoms import GENERATOR, Ingredients
+from bratskit.cases.phantoms.frame import STREAM_SEED
 from bratskit.cli import main
 from bratskit.jobs import begin_run
 from bratskit.networks import load_checkpoint
@@ -20,7 +21,7 @@ from bratskit.preprocess import prepare_scan, save_prepared
 from bratskit.runtime import RunFolder
 from bratskit.settings import RECIPES, GeometrySettings, Recipe, TrainingSettings, get_recipe
 from bratskit.train import Learner, PatchSampler, PhantomStream, open_sampler, train
-from bratskit.train.phantom_stream import STREAM_SEED
+from bratskit.train.state import make_card
 
 CPU = torch.device("cpu")
 COARSE = GeometrySettings(spacing_mm=(8.0, 8.0, 8.0))  # a brain of 18 x 22 x 17 voxels
@@ -267,6 +268,57 @@ def test_another_pool_or_ingredient_is_another_run(tmp_path):
         train(tmp_path, run, recipe=dataclasses.replace(recipe, training=other), split=NOBODY)
 
 
+def test_a_stream_of_another_generator_is_another_run(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    recipe = stream_recipe(epochs=2, steps_per_epoch=1)
+    train(tmp_path, run, recipe=recipe, split=NOBODY, max_minutes=0)
+    assert load_checkpoint(run.last).card["generator"] == GENERATOR
+    monkeypatch.setattr("bratskit.train.state.GENERATOR", GENERATOR + 1)
+    said = f"generator must be {GENERATOR}, as the run in .*got {GENERATOR + 1}.*another run folder"
+    with pytest.raises(ValueError, match=said):
+        train(tmp_path, run, recipe=recipe, split=NOBODY)
+
+
+def test_a_stream_from_before_the_card_named_the_generator_goes_on(tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "run")
+    words = {"recipe": stream_recipe(epochs=2, steps_per_epoch=1), "split": NOBODY}
+
+    def old_card(*inputs: object) -> dict[str, object]:
+        card = make_card(*inputs)
+        return {name: card[name] for name in card if name != "generator"}
+
+    monkeypatch.setattr("bratskit.train.loop.make_card", old_card)
+    train(tmp_path, run, max_minutes=0, **words)
+    assert "generator" not in load_checkpoint(run.last).card
+    assert len(train(tmp_path, run, **words)) == 2
+
+
+def test_without_a_stream_the_generator_does_not_matter(tmp_path, monkeypatch):
+    split = Split(train=tuple(fill_store(tmp_path, n_cases=2)), validation=(), test=())
+    run = RunFolder(tmp_path / "run")
+    words = {"recipe": small_recipe(epochs=2, steps_per_epoch=1), "split": split}
+    train(tmp_path, run, max_minutes=0, **words)
+    monkeypatch.setattr("bratskit.train.state.GENERATOR", GENERATOR + 1)
+    assert len(train(tmp_path, run, **words)) == 2
+    assert load_checkpoint(run.last).card["generator"] is None
+
+
+@pytest.mark.parametrize("spacing_mm", [(0.3, 0.3, 0.3), (12.0, 12.0, 12.0)])
+def test_voxels_that_no_phantom_has_are_refused_before_a_run_folder_is_made(tmp_path, spacing_mm):
+    geometry = GeometrySettings(spacing_mm=spacing_mm)  # phantoms would be made at the recipe's own
+    recipe = dataclasses.replace(stream_recipe(), geometry=geometry)
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"spacing_mm must be three numbers from 0\.5 to 10"):
+        train(tmp_path, run, recipe=recipe, split=NOBODY)
+    assert not run.path.exists()
+
+
+def test_a_seed_whose_stream_another_recipe_has_is_refused():
+    recipe = dataclasses.replace(stream_recipe(), seed=20_000)
+    with pytest.raises(ValueError, match=r"seed must be 0 to 19999 .*got 20000"):
+        PhantomStream(recipe, device=CPU)
+
+
 def test_ingredients_survive_the_disk_whatever_they_came_as(tmp_path):
     named = TrainingSettings(phantom_ingredients={"noise": 0, "bias": 2})
     assert named.phantom_ingredients == (("bias", 2.0), ("noise", 0.0))
@@ -281,7 +333,9 @@ def test_ingredients_survive_the_disk_whatever_they_came_as(tmp_path):
     [
         ({"moise": 0}, "ingredient must be one of bends, .*got 'moise'"),
         ({"noise": 3}, "noise must be from 0 to 2; got 3"),
-        ("noise", "must be numbers by name; got 'noise'"),
+        ("noise", "must be numbers by name, each once; got 'noise'"),
+        ((("noise", 0), ("noise", 1)), "must be numbers by name, each once; got .*noise.*noise"),
+        ({"noise": True}, "must be numbers by name.*got .*True"),
         ({"noise": "much"}, "must be numbers by name.*much.*Try"),
     ],
 )

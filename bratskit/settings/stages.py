@@ -141,14 +141,22 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         for name in (*_COUNTS, "phantom_pool", "phantom_reuse"):
             value = getattr(self, name)
-            _check(value >= 1, f"{name} must be at least 1; got {value}.")
+            _check(
+                _is_whole(value) and value >= 1,
+                f"{name} must be a whole number, at least 1; got {value}. Try 8.",
+            )
         for name, usual in (("tumour_share", 0.67), ("phantom_share", 0.5)):
             value = getattr(self, name)
             _check(0 <= value <= 1, f"{name} must be in [0, 1]; got {value}. Try {usual}.")
         object.__setattr__(self, "phantom_ingredients", _pairs(self.phantom_ingredients))
         _check(
-            self.extra_phantoms >= 0,
-            f"extra_phantoms must be 0 or more; got {self.extra_phantoms}. Try 24.",
+            self.phantom_spacing_mm is None or _is_of_phantoms(self.phantom_spacing_mm),
+            "phantom_spacing_mm must be three numbers from 0.5 to 10, or None; got "
+            f"{self.phantom_spacing_mm}. BraTS: (1.0, 1.0, 1.0).",
+        )
+        _check(
+            _is_whole(self.extra_phantoms) and self.extra_phantoms >= 0,
+            f"extra_phantoms must be a whole number, 0 or more; got {self.extra_phantoms}. Try 24.",
         )
         _check(
             self.learning_rate > 0,
@@ -254,6 +262,15 @@ class Recipe:
         return cls.from_dict(values)
 
 
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_of_phantoms(spacing_mm: tuple[float, ...]) -> bool:
+    """Say whether phantoms can be made at a voxel size, as `make_phantom` will check again."""
+    return len(spacing_mm) == 3 and all(0.5 <= s <= 10 for s in spacing_mm)
+
+
 def _check(holds: bool, msg: str) -> None:
     if not holds:
         raise ValueError(msg)
@@ -268,10 +285,14 @@ def _pairs(
 ) -> tuple[tuple[str, float], ...]:
     """Bring ingredients into one form whatever they came as: pairs in the order of their names."""
     try:
-        pairs = sorted((str(name), float(value)) for name, value in dict(ingredients).items())
+        named = ingredients.items() if isinstance(ingredients, Mapping) else ingredients
+        given = [(str(name), value) for name, value in named]
+        pairs = sorted((name, float(value)) for name, value in given)
+        is_sound = len(dict(pairs)) == len(pairs) and not any(isinstance(v, bool) for _, v in given)
+        _check(is_sound, "one is named twice, or no number")
     except (TypeError, ValueError) as error:
         msg = (
-            f"phantom_ingredients must be numbers by name; got {ingredients!r}. "
+            f"phantom_ingredients must be numbers by name, each once; got {ingredients!r}. "
             'Try {"mimics": 0}.'
         )
         raise ValueError(msg) from error

@@ -8,7 +8,12 @@ import torch
 from numpy.typing import NDArray
 
 from bratskit.cases.phantoms import Ingredients
-from bratskit.cases.phantoms.frame import field_shape
+from bratskit.cases.phantoms.frame import (
+    STREAM_SEED,
+    field_shape,
+    refuse_kept_seed,
+    seeds_of,
+)
 from bratskit.cases.phantoms.simulate import Simulated, simulate
 from bratskit.preprocess import Prepared, read_patch
 from bratskit.preprocess.prepare import prepare_measured
@@ -18,7 +23,6 @@ from bratskit.train.patches import draw_start
 
 __all__ = ["PhantomStream"]
 
-STREAM_SEED = 40_000  # far from the seeds of cohorts: their phantoms are never learned from
 _PLACES = 1  # third word of the seed of a patch's place; a phantom's own seed has two
 _BRATS_MM = (1.0, 1.0, 1.0)  # where neither the stream nor the recipe's grid has a voxel size
 
@@ -39,12 +43,14 @@ class PhantomStream:
         device: Where phantoms are computed, if it is a CUDA device; otherwise on the CPU.
 
     Raises:
-        ValueError: An ingredient is unknown or too strong, or the recipe's voxels have a size that
-            no phantom has.
+        ValueError: An ingredient is unknown or too strong, the recipe's voxels have a size that
+            no phantom has, or its seed is not below 20000.
     """
 
     def __init__(self, recipe: Recipe, *, device: torch.device) -> None:
+        refuse_kept_seed(recipe.seed)
         self.recipe = recipe
+        seeds_of(self._seed, self._spacing_mm)  # here, not in the thread that makes phantoms
         self.device = device if device.type == "cuda" else torch.device("cpu")
         self.ingredients = Ingredients.from_json(
             json.dumps(dict(recipe.training.phantom_ingredients))

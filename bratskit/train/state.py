@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from bratskit.cases import Split, patient_of
+from bratskit.cases.phantoms import GENERATOR
 from bratskit.networks import Checkpoint, load_checkpoint, save_checkpoint, saved_model
 from bratskit.runtime import RunFolder
 from bratskit.settings import Recipe
@@ -85,6 +86,8 @@ def refuse_other_settings(
         "split.train": sorted(split.train),
         "split.validation": sorted(split.validation),
     }
+    if recipe.training.phantom_share:  # runs from before the card named it go on
+        begun["generator"], asked["generator"] = last.card.get("generator", GENERATOR), GENERATOR
     for name, value in asked.items():
         if name != "name" and begun.get(name) != value:
             msg = (
@@ -129,7 +132,10 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
 
 
 def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[str, object]:
-    """Say what a network has seen: patients learned from, its forebear's included."""
+    """Say what a network has seen: patients learned from, its forebear's included, and phantoms.
+
+    `generator` is the version of the phantoms that a stream makes; None without one.
+    """
     before = start.card if start else {}
     learned = split.train if recipe.training.phantom_share < 1 else ()
     seen = {*learned, *before.get("trained_on", ())}
@@ -140,6 +146,7 @@ def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[st
         "started_from": start.checksum if start else None,
         "metric": "mean Dice of WT, TC, ET on the prepared grid of the validation cases",
         "recipe_name": recipe.name,
+        "generator": GENERATOR if recipe.training.phantom_share else None,
     }
 
 
