@@ -91,6 +91,14 @@ def test_the_comparison_draws_every_number_with_its_distance():
     assert medians == [np.median(real["WT_ml"])] * 2
 
 
+def test_a_zero_counts_in_the_distance_where_a_logarithmic_axis_cannot_draw_it():
+    real = {"ET_ml": np.array([0.0, 0, 1, 2])}
+    made = {"ET_ml": np.array([1.0, 2, 1, 2])}
+    [panel] = draw_likeness(made, real, shown=["ET_ml"], n_across=1).axes
+    assert panel.texts[0].get_text() == "KS 0.50"
+    assert panel.get_xscale() == "log"
+
+
 def test_a_number_that_was_not_measured_is_refused():
     with pytest.raises(ValueError, match="'WT_ml'"):
         draw_likeness(read_real_traits(), {}, shown=["WT_ml"])

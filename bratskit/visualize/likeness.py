@@ -82,7 +82,8 @@ def draw_likeness(
 
     Returns:
         The figure. A bar marks each median, a band the middle 80 %; KS is the largest distance
-        between the two cumulative distributions, with a star where chance (5 %) does not reach.
+        between the two cumulative distributions, with a star where chance (5 %) does not reach. A
+        logarithmic axis has no place for zeros: dots, bar and band leave them out, KS does not.
 
     Raises:
         ValueError: A number is missing on one side.
@@ -125,14 +126,14 @@ def draw_likeness(
 def _draw_number(ax: Axes, name: str, *, made: NDArray, real: NDArray) -> None:
     title, is_log = SHOWN.get(name, (name, False))
     values = {"real": real[np.isfinite(real)], "phantoms": made[np.isfinite(made)]}
+    distance = kolmogorov_smirnov(values["phantoms"], values["real"])  # zeros count, drawn or not
+    chance = 1.36 * np.sqrt(sum(1 / max(found.size, 1) for found in values.values()))
+    star = "*" if distance > chance else ""
     if is_log:
         values = {side: found[found > 0] for side, found in values.items()}
     for side, found in values.items():
         if found.size:
             _draw_side(ax, side, found)
-    distance = kolmogorov_smirnov(values["phantoms"], values["real"])
-    chance = 1.36 * np.sqrt(sum(1 / max(found.size, 1) for found in values.values()))
-    star = "*" if distance > chance else ""
     ax.set_title(title, fontsize=7.5, color=INK, loc="left", pad=2)
     ax.text(1, 1.03, f"KS {distance:.2f}{star}", transform=ax.transAxes, fontsize=6.5, ha="right",
             va="bottom", color=INK, weight="bold" if star else "normal")  # fmt: skip
