@@ -363,7 +363,8 @@ def write_figure(found: dict[str, dict], held_out: Sequence[str], path: Path) ->
     if "threshold" in found:
         level = estimate(found["threshold"], held_out)
         levels["FLAIR threshold"] = {region: level[region].mean for region in REGIONS}
-    steps = {content["steps"] for content in found.values() if content["part"] == "scarce"}
+    drawn = [found[name] for name in found if name.startswith("scarce") and "longer" not in name]
+    steps = {content["steps"] for content in drawn}
     note = (
         f"{'/'.join(map(str, sorted(steps)))} steps each at 2 mm, judged on {len(held_out)} cases"
     )
