@@ -120,7 +120,7 @@ def test_mask_of_another_head_is_a_problem(case):
     edit(case.labels_path, lambda array: np.roll(array, 12, axis=0))
     severity, text = only(sound(check_case(case)))
     assert severity == "problem"
-    assert text.startswith("pat7_seg.nii.gz: the mask is shifted")
+    assert text.startswith("pat7_seg.nii.gz: 58% of the tumour lies outside the brain")
 
 
 def test_several_faults_are_all_told_and_never_hide_each_other(case, tmp_path, write_case):

@@ -104,9 +104,15 @@ def test_a_straight_head_has_jacobian_one_and_a_push_its_power_of_three(plain: H
 
 
 def test_bends_that_would_fold_are_made_weaker():
-    drawn = [draw_head(np.random.default_rng(s), Ingredients(bends=2, age=0)) for s in range(6)]
-    assert min(jacobian_range(head, GRID)[0] for head in drawn) > 0.25
-    assert min(head.bend_mm[0] for head in drawn) < 3.0  # drawn from 3 to 7 mm
+    def drawn(bends: float) -> list[Head]:
+        amounts = Ingredients(bends=bends, age=0)
+        return [draw_head(np.random.default_rng(seed), amounts) for seed in range(16)]
+
+    strong = drawn(2)
+    assert min(jacobian_range(head, GRID)[0] for head in strong) > 0.25
+    shares = [a.bend_mm[0] / b.bend_mm[0] for a, b in zip(strong, drawn(1), strict=True)]
+    assert max(shares) == pytest.approx(2, rel=1e-3)
+    assert min(shares) < 1.9
 
 
 # -- tissues --------------------------------------------------------------------------------
