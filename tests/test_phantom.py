@@ -263,8 +263,38 @@ def test_level_sets_lie_beside_the_truth_and_on_the_grid_of_the_labels(tmp_path,
     (path,) = tmp_path.rglob("*_truth.npz")
     assert path.with_suffix(".json").exists()
     with np.load(path) as levels:
-        np.testing.assert_array_equal(levels["WT"] > 0, load_scan(case).labels > 0)
+        scan = load_scan(case)
+        np.testing.assert_array_equal(levels["WT"] > 0, scan.labels > 0)
+        np.testing.assert_array_equal(levels["affine"], scan.affine)
     assert [case.id for case in find_cases(tmp_path, schema=edition)] == ["Phantom_00000"]
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "helps"),
+    [
+        ({"seed": "a"}, TypeError, "Take 0"),
+        ({"seed": 1.5}, TypeError, "Take 0"),
+        ({"spacing_mm": 4}, TypeError, r"\(1, 1, 1\)"),
+        ({"ingredients": {"mimics": 0}}, TypeError, r"Ingredients\(mimics=0\)"),
+    ],
+)
+def test_what_is_no_phantom_is_refused_with_what_would_be(words, error, helps):
+    with pytest.raises(error, match=helps):
+        make_phantom(**{"seed": 3, "spacing_mm": (8.0, 8.0, 8.0), **words})
+
+
+@pytest.mark.parametrize(
+    "change", [{"whole_ml": -5.0}, {"core_share": 1.5}, {"push": float("nan")}, {"kind": "foo"}]
+)
+def test_a_plan_that_is_no_tumour_is_refused_by_name(phantom: Phantom, change):
+    (name,) = change
+    with pytest.raises(ValueError, match=rf"growth\.{name} must be"):
+        make_phantom(3, spacing_mm=(8, 8, 8), growth=replace(phantom.growth, **change))
+
+
+def test_a_phantom_says_what_it_is_in_one_line(phantom: Phantom):
+    assert len(repr(phantom)) < 220
+    assert f"{phantom.growth.kind} tumour, WT " in repr(phantom)
 
 
 def test_a_given_tumour_grows_in_the_head_that_the_seed_draws():

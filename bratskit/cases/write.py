@@ -54,7 +54,8 @@ def write_scan(
         facts: Goes beside the case as `<case>_truth.json`.
         cavity: Resection cavity `(I, J, K)`, background in `scan.labels`; written where the edition
             has an integer for it.
-        level_sets: Go beside the case as `<case>_truth.npz`, by name; nothing is written for none.
+        level_sets: Go beside the case as `<case>_truth.npz`, by name, with `affine`, their RAS+
+            voxels to mm; nothing is written for none.
 
     Raises:
         ValueError: A modality holds other numbers than int16 has.
@@ -62,7 +63,7 @@ def write_scan(
     layout = layout_of(edition)
     beside = {f"{scan.id}_truth.json": json.dumps(facts, indent=1).encode()}
     if level_sets:
-        beside[f"{scan.id}_truth.npz"] = _as_npz(level_sets)
+        beside[f"{scan.id}_truth.npz"] = _as_npz({**level_sets, "affine": scan.affine})
     write = _write_into_task if layout == "decathlon" else _write_folder
     write(scan, Path(folder), edition, beside, cavity)
     return case_in(Path(folder), scan.id, edition)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
+from threading import Thread, current_thread, main_thread
 from typing import TYPE_CHECKING
 
 from bratskit.cases.case import Case
@@ -61,7 +62,8 @@ def write_phantom(
         folder: The cohort's folder; made where absent.
         edition: Whose label integers, file names and file form to use.
         level_sets: Whether to write `<id>_truth.npz` too: `WT`, `TC` and `ET`, `(I, J, K)` float32
-            in RAS+ as `load_scan` gives the labels, 15 MB at 1 mm.
+            in RAS+ as `load_scan` gives the labels (the mask on disk is LPS+), and `affine`; some
+            2 MB at 1 mm.
 
     Raises:
         PermissionError: The folder cannot be made or written to.
@@ -232,6 +234,22 @@ def _write_one(order: _Order) -> str:
 
 
 @contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let new processes be born deaf to Ctrl-C: the one that started them hears it and ends them.
+
+    Only a main thread may set signals; elsewhere nothing is changed.
+    """
+    if current_thread() is not main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def _main_hidden() -> Iterator[None]:
     """Keep new processes from running the caller's script again, guard or no guard.
 
@@ -256,11 +274,10 @@ def _done(orders: list[_Order], workers: int) -> Iterator[str]:
         return
     context = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin_worker) as pool:
-        with _main_hidden():
+        with _main_hidden(), _deaf_children():
             futures = [pool.submit(_write_one, order) for order in orders]
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
-            for future in futures:
-                future.cancel()
+            pool.shutdown(wait=True, cancel_futures=True)

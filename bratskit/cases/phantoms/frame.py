@@ -1,6 +1,7 @@
 """Frame a phantom as BraTS frames a patient: settings, field of view, header; needs no torch."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
@@ -10,6 +11,9 @@ from bratskit.cases.case import Scan
 from bratskit.cases.phantoms.ingredients import Ingredients
 from bratskit.cases.write import cavity_integer
 from bratskit.labels import LabelSchema, get_schema
+
+if TYPE_CHECKING:
+    from bratskit.cases.phantoms.growth import Growth
 
 __all__ = [
     "COHORT_SEEDS",
@@ -45,10 +49,17 @@ def seeds_of(
     A single seed is case 0 of the cohort of that seed: NumPy fills seeds up with zeros.
 
     Raises:
+        TypeError: A seed is no whole number, or the spacing is not a sequence.
         ValueError: A seed is negative or needs more than 32 bits, which NumPy would split into two
             seeds; or the spacing is not three numbers from 0.5 to 10.
     """
-    seeds = (seed,) if isinstance(seed, int | np.integer) else tuple(seed)
+    seeds = tuple(seed) if isinstance(seed, tuple | list) else (seed,)
+    if not all(isinstance(s, int | np.integer) for s in seeds):
+        msg = f"seed must be a whole number, or a tuple of them; got {seed!r}. Take 0, for example."
+        raise TypeError(msg)
+    if not isinstance(spacing_mm, tuple | list | np.ndarray):
+        msg = f"spacing_mm must be three numbers; got {spacing_mm!r}. BraTS: (1, 1, 1)."
+        raise TypeError(msg)
     if not seeds or min(seeds) < 0 or max(seeds) >= 2**32:
         msg = f"seed must be 0 or more, and below 2**32; got {seeds}. Take 0, for example."
         raise ValueError(msg)
@@ -58,6 +69,32 @@ def seeds_of(
         )
         raise ValueError(msg)
     return tuple(int(s) for s in seeds)
+
+
+def refuse_odd_growth(growth: "Growth") -> None:
+    """Refuse a plan that is no tumour's: one changed by hand may hold anything.
+
+    Raises:
+        ValueError: A value is out of its range; the message says which.
+    """
+    limits = {
+        "whole_ml": (0.05, 400),
+        "core_share": (0, 1),
+        "enhancing_share": (0, 1),
+        "push": (0, 0.85),
+        "diffusion_white_mm2_day": (1e-6, 10),
+        "diffusion_grey_mm2_day": (0, 10),
+        "proliferation_per_day": (1e-6, 10),
+    }
+    for name, (low, high) in limits.items():
+        value = getattr(growth, name)
+        if not low <= value <= high:
+            msg = f"growth.{name} must be from {low:g} to {high:g}; got {value}."
+            raise ValueError(msg)
+    kinds = ("ring", "solid", "patchy", "low-grade")
+    if growth.kind not in kinds:
+        msg = f"growth.kind must be one of {kinds}; got {growth.kind!r}."
+        raise ValueError(msg)
 
 
 def refuse_kept_seed(seed: int, *, is_for_training: bool = False) -> None:

@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from bratskit.cases.case import Scan
 from bratskit.cases.phantoms.fields import Array
-from bratskit.cases.phantoms.frame import as_scan, facts_of_order, field_shape, seeds_of
+from bratskit.cases.phantoms.frame import (
+    as_scan,
+    facts_of_order,
+    field_shape,
+    refuse_odd_growth,
+    seeds_of,
+)
 from bratskit.cases.phantoms.growth import Growth
 from bratskit.cases.phantoms.ingredients import Ingredients
 from bratskit.cases.phantoms.levels import (
@@ -57,7 +63,7 @@ class Phantom:
             the template scales volumes, least and most, as differences over 4 mm show it. Below 1
             tissue is larger in the head. Goes into `<case>_truth.json`.
         growth: The plan of the tumour; changed by `dataclasses.replace`, it grows another one.
-        levels: Level sets of the regions in `box`, mm near the border, positive inside.
+        levels: Level sets of the regions in `box`, positive inside.
         box: Part of the scan's grid that holds the tumour.
         cavity: Resection cavity `(I, J, K)` bool, which no label marks; None where there is none.
     """
@@ -69,11 +75,18 @@ class Phantom:
     box: tuple[slice, slice, slice]
     cavity: NDArray[np.bool_] | None = None
 
+    def __repr__(self) -> str:
+        ml = self.truth["volumes_ml"]["regions"]
+        sizes = ", ".join(f"{name} {size:.1f}" for name, size in ml.items())
+        return f"<Phantom {self.scan.id}: {self.growth.kind} tumour, {sizes} ml, {self.scan}>"
+
     @property
     def level_sets(self) -> dict[str, NDArray[np.float32]]:
         """Return each region's level set `(I, J, K)`: a voxel is in the mask where it is above 0.
 
-        About millimetres to the border close to it, -20 far away and where there is no brain.
+        Only the sign and the place of the border are exact; how steeply it falls is not that of a
+        distance: oedema's can jump by ten from one voxel to the next. `partial_volumes` allows for
+        that. -20 far away and where there is no brain.
         """
         return {name: self._whole(level, OUTSIDE_MM) for name, level in self.levels.items()}
 
@@ -107,7 +120,10 @@ def make_phantom(
         device: Where to simulate; the result is the same.
 
     Raises:
-        ValueError: The spacing is out of range, or a seed negative or not below 2**32.
+        TypeError: The seed is no whole number, the spacing no three numbers, or the ingredients are
+            no `Ingredients`.
+        ValueError: The spacing is out of range, a seed negative or not below 2**32, or the growth
+            no tumour's.
         FileNotFoundError: The template is missing (nilearn is not installed).
 
     Examples:
@@ -116,7 +132,12 @@ def make_phantom(
         <Scan Phantom_00003: 4 x 30 x 30 x 19 voxels of 8 x 8 x 8 mm, labels brats2017-2021>
     """
     seeds = seeds_of(seed, spacing_mm)
-    ingredients = ingredients or Ingredients()
+    ingredients = Ingredients() if ingredients is None else ingredients
+    if not isinstance(ingredients, Ingredients):
+        msg = f"ingredients must be Ingredients; got {ingredients!r}. Try Ingredients(mimics=0)."
+        raise TypeError(msg)
+    if growth is not None:
+        refuse_odd_growth(growth)
     made = simulate(
         seeds, spacing_mm=spacing_mm, ingredients=ingredients, growth=growth, device=device
     )

@@ -29,7 +29,7 @@ _FAR_MM = 20.0  # no level set says more than this
 
 @dataclass(frozen=True)
 class Tumour:
-    """One tumour on a grid, as level sets that are positive inside; about mm near the border.
+    """One tumour on a grid, as level sets that are positive inside.
 
     Attributes:
         core: Tumour core (NCR and ET).
