@@ -19,7 +19,7 @@ from bratskit.cases.phantoms.fields import Grid
 from bratskit.cases.phantoms.growth import at_age
 from bratskit.visualize import PhantomKnobs, coarsen, draw_growth, draw_voxels
 from bratskit.visualize.dashboard import REGION_RGB
-from bratskit.visualize.growth import growth_curve, volumes_ml
+from bratskit.visualize.growth import growth_curve
 
 COARSE = (8.0, 8.0, 8.0)
 RING = 5  # seed of a tumour with a rim
@@ -61,7 +61,7 @@ def knobs(panel) -> PhantomKnobs:
 def test_the_ends_of_the_sliders_hold_every_tumour_that_is_drawn(panel):
     use, grid = Ingredients(), Grid((30, 30, 20), (8.0, 8.0, 8.0), (0, 0, 0), "cpu")
     rng = np.random.default_rng(0)
-    anatomy = shape_anatomy(rng, draw_head(rng, use), grid, ingredients=use)
+    anatomy = shape_anatomy(rng, draw_head(rng, use), grid)
     rngs = [np.random.default_rng(seed) for seed in range(1500)]
     plans = [growth.draw_growth(rng, anatomy, grid, use) for rng in rngs]
     logarithmic = {
@@ -131,10 +131,10 @@ def test_a_knob_of_the_scan_leaves_the_mask(knobs):
 def test_a_kind_without_a_rim_has_no_knob_for_it(knobs):
     knobs.kind.value = "low-grade"
     assert knobs.rim_mm.disabled
-    assert volumes_ml(knobs.phantom)["ET"] == 0
+    assert knobs.phantom.truth["volumes_ml"]["regions"]["ET"] == 0
     knobs.kind.value = "ring"
     assert not knobs.rim_mm.disabled
-    assert volumes_ml(knobs.phantom)["ET"] > 0
+    assert knobs.phantom.truth["volumes_ml"]["regions"]["ET"] > 0
 
 
 @pytest.mark.parametrize(("days", "advice"), [(9000, "stay under 260 ml"), (10, "must have 0.1")])
@@ -202,13 +202,13 @@ def test_the_curve_of_a_plan_passes_through_its_detection(phantom):
 def test_a_figure_of_growth_names_ages_volumes_and_rates(stages):
     said = words(draw_growth(stages))
     for stage in stages:
-        ml = volumes_ml(stage)["WT"]
+        ml = stage.truth["volumes_ml"]["regions"]["WT"]
         assert f"{stage.growth.seen_days:.0f} days: {ml:.0f} ml" in said
     assert f"ring: D = {stages[0].growth.diffusion_white_mm2_day:.3g} mm" in said
     assert "radiological" in said
     dots = [line for line in draw_growth(stages).axes[-1].lines if line.get_marker() == "o"]
     whole = max((line.get_ydata() for line in dots), key=max)
-    assert list(whole) == [volumes_ml(stage)["WT"] for stage in stages]
+    assert list(whole) == [stage.truth["volumes_ml"]["regions"]["WT"] for stage in stages]
 
 
 def test_stages_of_two_patients_are_refused(phantom, quiet):

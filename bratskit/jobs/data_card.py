@@ -77,7 +77,7 @@ def draw_plans(seeds: Iterable[int]) -> dict[str, list[dict]]:
     for seed in seeds:
         rngs = [np.random.default_rng([seed, part]) for part in range(4)]
         head = draw_head(rngs[0], use)
-        anatomy = shape_anatomy(rngs[1], head, grid, ingredients=use)
+        anatomy = shape_anatomy(rngs[1], head, grid)
         growth = draw_growth(rngs[2], anatomy, grid, Ingredients(cavity=2))
         contrast = draw_contrast(rngs[3], growth, use)
         for name, plan in (("Head", head), ("Growth", growth), ("Contrast", contrast)):

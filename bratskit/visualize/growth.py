@@ -44,7 +44,6 @@ __all__ = [
     "draw_curve",
     "draw_growth",
     "growth_curve",
-    "volumes_ml",
 ]
 
 MOST_ML = 260.0  # a little above the largest whole tumour that is drawn (240 ml)
@@ -64,16 +63,6 @@ class Curve(NamedTuple):
 
     days: NDArray[np.float64]
     ml: Mapping[str, NDArray[np.float64]]
-
-
-def volumes_ml(phantom: "Phantom") -> dict[str, float]:
-    """Return the volumes of WT, TC and ET by counting voxels, ml."""
-    voxel_ml = float(np.prod(phantom.scan.spacing_mm)) / 1000
-    counts = np.bincount(phantom.scan.labels.ravel(), minlength=4)
-    return {
-        name: float(sum(counts[label] for label in members)) * voxel_ml
-        for name, members in REGIONS.items()
-    }
 
 
 def growth_curve(growth: "Growth", *, until_days: float) -> Curve:
@@ -161,7 +150,9 @@ def draw_growth(stages: Sequence["Phantom"]) -> Picture:
         _draw_stage(
             np.reshape(panels, (len(_ROWS), -1))[:, column], stage, plane, is_first=column == 0
         )
-    points = [(_age_of(plan), volumes_ml(stage)) for plan, stage in zip(plans, stages, strict=True)]
+    points = [
+        (_age_of(plan), _volumes_ml(stage)) for plan, stage in zip(plans, stages, strict=True)
+    ]
     curve = growth_curve(plans[0], until_days=_AHEAD * max(days for days, _ in points))
     draw_curve(figure.add_subplot(lower), curve, points, title=describe_rates(plans[0]))
     note = f"{CONVENTIONS['radiological']} · window: 1st to 99.5th percentile of each scan"
@@ -175,6 +166,10 @@ def _plane_of(scan: Scan) -> Plane:
     core = np.isin(scan.labels, REGIONS["TC"])
     guide = core if core.any() else scan.labels
     return make_plane(scan, labels=guide, box=brain_box(scan.image, margin_vox=0))
+
+
+def _volumes_ml(stage: "Phantom") -> Mapping[str, float]:
+    return stage.truth["volumes_ml"]["regions"]
 
 
 def _say_ml(volume_ml: float) -> str:
@@ -201,7 +196,7 @@ def _age_of(growth: "Growth") -> float:
 
 
 def _draw_stage(axes: NDArray, stage: "Phantom", plane: Plane, *, is_first: bool) -> None:
-    said = f"{_age_of(stage.growth):.0f} days: {_say_ml(volumes_ml(stage)['WT'])} ml"
+    said = f"{_age_of(stage.growth):.0f} days: {_say_ml(_volumes_ml(stage)['WT'])} ml"
     for row, (ax, (modality, name)) in enumerate(zip(axes, _ROWS, strict=True)):
         volume = stage.scan.image[modality_index(modality)]
         grey = grey_slice(plane, volume, intensity_window(volume))

@@ -9,6 +9,7 @@ import ipywidgets as widgets
 import numpy as np
 from numpy.typing import NDArray
 
+from bratskit.cases.phantoms.frame import KINDS
 from bratskit.visualize.dashboard import (
     REGION_NAMES,
     REGION_RGB,
@@ -17,7 +18,7 @@ from bratskit.visualize.dashboard import (
     paint_page,
     paint_slices,
 )
-from bratskit.visualize.growth import MOST_ML, describe_rates, growth_curve, volumes_ml
+from bratskit.visualize.growth import MOST_ML, describe_rates, growth_curve
 from bratskit.visualize.slices import CONVENTIONS, Plane, brain_box, intensity_window, make_plane
 
 if TYPE_CHECKING:  # it brings torch, a second or two
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # it brings torch, a second or two
 
 __all__ = ["PhantomKnobs"]
 
-KINDS = ("ring", "solid", "patchy", "low-grade")
 SCAN_KNOBS = ("noise", "bias", "thick_slices", "ghosts", "contrast", "mimics")
 LEAST_ML = 0.1  # a dozen voxels of 2 mm
 _KEPT = 8  # phantoms that a knob turned back finds again
@@ -217,7 +217,7 @@ class PhantomKnobs(widgets.VBox):
             scan = self.phantom.scan
             self._box = brain_box(scan.image, margin_vox=1)
             self._windows = [intensity_window(volume) for volume in scan.image]
-            self._volumes = volumes_ml(self.phantom)
+            self._volumes = self.phantom.truth["volumes_ml"]["regions"]
             self._curve = self._paint_curve()
             self._curve_image.value = encode(self._curve)
         self._draw()

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from bratskit.cases.phantoms.fields import Grid, sample
-from bratskit.cases.phantoms.ingredients import Ingredients
 from bratskit.cases.phantoms.template import Template, load_template
 from bratskit.cases.phantoms.warp import (
     Coarse,
@@ -97,7 +96,6 @@ def shape_anatomy(
     grid: Grid,
     *,
     push: Push | None = None,
-    ingredients: Ingredients | None = None,
 ) -> Anatomy:
     """Sample the bent template on a grid, once.
 
@@ -108,9 +106,7 @@ def shape_anatomy(
         grid: Where to sample.
         push: Maps points (three arrays, mm) to the displacement by which a tumour moves the
             tissue, from the point to where its tissue came from. The skull does not give way.
-        ingredients: Not used: `draw_head` has applied them.
     """
-    del ingredients
     coarse = Coarse(head, coarse_grid(grid.device))
     template = load_template(grid.device)
     near = _candidates(coarse, grid)

@@ -20,12 +20,14 @@ __all__ = [
     "EXTRA_SEED",
     "FIT_SEED",
     "GENERATOR",
+    "KINDS",
     "STREAM_SEED",
     "as_scan",
     "facts_of_order",
     "field_shape",
     "ingredients_of",
     "refuse_kept_seed",
+    "refuse_odd_growth",
     "seeds_of",
 ]
 
@@ -38,6 +40,7 @@ EXTRA_SEED = 20_000  # phantoms added to the patients of a real cohort
 STREAM_SEED = 40_000  # phantoms made while a network learns
 FIT_SEED = 60_000  # phantoms that a benchmark fits something to
 
+KINDS = ("ring", "solid", "patchy", "low-grade")  # of tumours; `Growth` says what they are
 _FIELD_MM = (240.0, 240.0, 155.0)  # BraTS: 240x240x155 voxels of 1 mm
 
 
@@ -91,9 +94,8 @@ def refuse_odd_growth(growth: "Growth") -> None:
         if not low <= value <= high:
             msg = f"growth.{name} must be from {low:g} to {high:g}; got {value}."
             raise ValueError(msg)
-    kinds = ("ring", "solid", "patchy", "low-grade")
-    if growth.kind not in kinds:
-        msg = f"growth.kind must be one of {kinds}; got {growth.kind!r}."
+    if growth.kind not in KINDS:
+        msg = f"growth.kind must be one of {KINDS}; got {growth.kind!r}."
         raise ValueError(msg)
 
 
