@@ -165,6 +165,15 @@ def test_an_ingredient_of_the_tissues_shows(name: str):
     assert shows(before[BALL.brain], after[BALL.brain])
 
 
+def test_half_the_mimics_take_up_half_the_agent():
+    shown = plan(replace(PLAIN, mimics=1.0))
+    none, some, twice = (
+        rendered(replace(shown, mimics=strength))[T1CE] for strength in (0.0, 0.25, 0.5)
+    )
+    assert (some - none).abs().max() > 0.3
+    assert torch.allclose(2 * (some - none), twice - none, atol=1e-4)
+
+
 def test_mimics_take_up_agent_so_t1_hardly_shows_them():
     plain = plan()
     mimicking = replace(plain, mimics=1.0)
