@@ -2,13 +2,9 @@
 
 from dataclasses import replace
 
-from bratskit.settings.stages import (
-    GeometrySettings,
-    InferenceSettings,
-    NetworkSettings,
-    Recipe,
-    TrainingSettings,
-)
+from bratskit.settings.network import NetworkSettings
+from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
+from bratskit.settings.training import TrainingSettings
 
 __all__ = ["RECIPES", "get_recipe"]
 
