@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 import bratskit
-from bratskit.labels import LABELS
 from bratskit.networks.zoo import build_network
 from bratskit.runtime import made_by, write_atomically
 from bratskit.settings import Recipe
@@ -77,12 +76,13 @@ def save_checkpoint(
 
     Raises:
         TypeError: `card` or `training` holds something that could not be read back.
-        ValueError: `card["modalities"]` is in another order than `recipe.modalities`.
+        ValueError: `card["modalities"]` is in another order than `recipe.modalities`, or
+            `card["targets"]` are not those of the recipe.
     """
     path = Path(path)
     stamp = {
         "modalities": list(recipe.modalities),
-        "targets": list(LABELS.values()),
+        "targets": list(recipe.target_names),
         "made_by": made_by(),
     }
     content = {
@@ -94,6 +94,7 @@ def save_checkpoint(
         "training": None if training is None else dict(training),
     }
     _refuse_other_order(tuple(content["card"]["modalities"]), recipe.modalities, where="card")
+    _refuse_other_targets(content["card"]["targets"], recipe.target_names, where="card")
     _refuse_unreadable(content["card"], where="card")
     _refuse_unreadable(content["training"], where="training")
     write_atomically(path, lambda temporary: torch.save(content, temporary))
@@ -115,7 +116,8 @@ def load_checkpoint(
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is cut off, is no bratskit checkpoint, is of a newer format, or its
-            channels stand in another order than the caller's.
+            channels stand in another order than the caller's, or it answers other targets than
+            its recipe says.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,10 +128,11 @@ def load_checkpoint(
     recipe = Recipe.from_dict(content["recipe"])
     card = content["card"]
     _refuse_other_order(tuple(card["modalities"]), recipe.modalities, where=str(path))
+    _refuse_other_targets(card["targets"], recipe.target_names, where=str(path))
     if expect_modalities is not None:
         _refuse_other_order(recipe.modalities, tuple(expect_modalities), where=str(path))
     network = build_network(
-        recipe.network, in_channels=len(recipe.modalities), out_channels=len(card["targets"])
+        recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
     )
     _fill(network, content["state_dict"], path)
     return Checkpoint(
@@ -250,6 +253,15 @@ def _refuse_other_order(found: tuple[str, ...], wanted: tuple[str, ...], *, wher
         msg = (
             f"modalities of {where} must be in the order {list(wanted)}; got {list(found)}. "
             "Feed the channels in the order the network was trained with."
+        )
+        raise ValueError(msg)
+
+
+def _refuse_other_targets(found: Sequence[str], wanted: Sequence[str], *, where: str) -> None:
+    if list(found) != list(wanted):
+        msg = (
+            f"targets of {where} must be {list(wanted)}, as recipe.targets says; got "
+            f"{list(found)}. A network of labels cannot be read as one of regions: train anew."
         )
         raise ValueError(msg)
 

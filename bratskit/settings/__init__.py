@@ -1,16 +1,20 @@
 """Hold every setting of one experiment, and name the recipes."""
 
+from bratskit.settings.loss import LOSSES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.recipes import RECIPES, get_recipe
 from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
 from bratskit.settings.training import TrainingSettings
 
 __all__ = [
+    "LOSSES",
     "RECIPES",
     "GeometrySettings",
     "InferenceSettings",
+    "LossSettings",
     "NetworkSettings",
     "Recipe",
+    "Targets",
     "TrainingSettings",
     "get_recipe",
 ]

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bratskit.labels import MODALITIES
+from bratskit.labels import LABELS, MODALITIES, REGIONS
 from bratskit.settings.checks import Triple, check, check_choice
+from bratskit.settings.loss import LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.training import TrainingSettings
 
@@ -79,7 +80,10 @@ class Recipe:
         normalise: What happens to intensities: "zscore" gives each modality mean 0 and deviation 1
             over the brain, "minmax" brings it to 0..1. Background is 0 in both.
         geometry: How a scan becomes an array.
+        targets: What the network answers: "labels", one of four for each voxel (softmax), or
+            "regions", whether each voxel lies in WT, in TC, in ET (three sigmoids).
         network: Which network.
+        loss: What training minimises.
         training: How it learns.
         inference: How it labels a whole case.
         seed: Seeds weights, sampling, augmentation and the split.
@@ -89,7 +93,9 @@ class Recipe:
     modalities: tuple[str, ...] = MODALITIES
     normalise: Literal["zscore", "minmax"] = "zscore"
     geometry: GeometrySettings = field(default_factory=GeometrySettings)
+    targets: Targets = "labels"
     network: NetworkSettings = field(default_factory=NetworkSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     seed: int = 0
@@ -101,6 +107,8 @@ class Recipe:
             f"modalities must be distinct names from {MODALITIES}; got {self.modalities}.",
         )
         check_choice("normalise", self.normalise, ("zscore", "minmax"))
+        check_choice("targets", self.targets, ("labels", "regions"))
+        self.loss.refuse_misfit(self.targets)
         multiple = self.network.multiple_vox
         for name, size in (
             ("training.patch_vox", self.training.patch_vox),
@@ -111,6 +119,16 @@ class Recipe:
                 all(length > 0 and length % multiple == 0 for length in size),
                 f"{name} must be multiples of {multiple}; got {tuple(size)}. Nearest: {nearest}.",
             )
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """What each channel of the network's answer is about, in order."""
+        return tuple(LABELS.values()) if self.targets == "labels" else tuple(REGIONS)
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the network's answer: 4 labels, background first, or WT, TC and ET."""
+        return len(self.target_names)
 
     def to_dict(self) -> dict[str, object]:
         """Return plain JSON values, nested as the dataclasses are."""

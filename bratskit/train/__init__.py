@@ -3,7 +3,13 @@
 from bratskit.train.augment import Augmentation, apply_augmentation, draw_augmentation
 from bratskit.train.batches import feed_epoch
 from bratskit.train.loop import train
-from bratskit.train.losses import dice_ce_loss
+from bratskit.train.losses import (
+    deep_supervised,
+    dice_ce_loss,
+    make_loss,
+    measure_loss,
+    region_targets,
+)
 from bratskit.train.mix import MixedSampler, open_sampler
 from bratskit.train.patches import PatchPlace, PatchSampler
 from bratskit.train.phantom_stream import PhantomStream
@@ -21,11 +27,15 @@ __all__ = [
     "PatchSampler",
     "PhantomStream",
     "apply_augmentation",
+    "deep_supervised",
     "dice_ce_loss",
     "draw_augmentation",
     "feed_epoch",
     "learning_rate",
+    "make_loss",
+    "measure_loss",
     "open_sampler",
+    "region_targets",
     "train",
     "validate",
 ]

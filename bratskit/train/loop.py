@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from bratskit.cases import Split
-from bratskit.labels import LABELS, REGIONS
+from bratskit.labels import REGIONS
 from bratskit.networks import Checkpoint, build_network, load_checkpoint, save_checkpoint
 from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
+from bratskit.train.losses import make_loss
 from bratskit.train.mix import open_sampler
 from bratskit.train.parts import open_parts
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
@@ -98,9 +99,10 @@ class _Session:
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = open_sampler(learned_from, recipe, device=device)
         network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=len(LABELS)
+            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
         )
-        self.learner = Learner(network, recipe.training, device=device)
+        loss = make_loss(recipe)
+        self.learner = Learner(network, recipe.training, device=device, loss=loss)
 
     def begin(self, *, resume: bool) -> None:
         """Restore the run in the folder, or begin a new one."""

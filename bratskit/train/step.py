@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bratskit.runtime import pick_precision
 from bratskit.settings import TrainingSettings
-from bratskit.train.losses import dice_ce_loss
+from bratskit.train.losses import Loss, dice_ce_loss
 
 __all__ = ["Learner", "NotFiniteError", "find_first_bad_layer", "learning_rate"]
 
@@ -32,13 +32,20 @@ class Learner:
             convolutions on a CPU.
         settings: How weights are learned.
         device: Where the network runs.
+        loss: What is minimised, from `make_loss`.
     """
 
     def __init__(
-        self, network: nn.Module, settings: TrainingSettings, *, device: torch.device
+        self,
+        network: nn.Module,
+        settings: TrainingSettings,
+        *,
+        device: torch.device,
+        loss: Loss = dice_ce_loss,
     ) -> None:
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.settings = settings
+        self.loss = loss
         self.device = device
         self.precision = pick_precision(device, settings.precision)
         self.optimiser = torch.optim.AdamW(
@@ -98,7 +105,7 @@ class Learner:
         labels = labels.to(self.device, non_blocking=True)
         with self._autocast():
             logits = self.network(image)
-        return dice_ce_loss(logits, labels)
+        return self.loss(logits, labels)
 
     def _autocast(self) -> AbstractContextManager[None]:
         enabled = self.precision in HALF
