@@ -2,6 +2,7 @@
 
 from bratskit.train.augment import Augmentation, apply_augmentation, draw_augmentation
 from bratskit.train.batches import feed_epoch
+from bratskit.train.blame import NotFiniteError
 from bratskit.train.loop import train
 from bratskit.train.losses import (
     deep_supervised,
@@ -11,9 +12,10 @@ from bratskit.train.losses import (
     region_targets,
 )
 from bratskit.train.mix import MixedSampler, open_sampler
+from bratskit.train.optimise import learning_rate
 from bratskit.train.patches import PatchPlace, PatchSampler
 from bratskit.train.phantom_stream import PhantomStream
-from bratskit.train.step import Learner, NotFiniteError, learning_rate
+from bratskit.train.step import Learner
 from bratskit.train.track import History
 from bratskit.train.validate import validate
 

@@ -1,6 +1,5 @@
 """Train a network from prepared cases; it can be stopped at any moment and goes on bit for bit."""
 
-import math
 import shlex
 import sys
 import time
@@ -22,7 +21,7 @@ from bratskit.train.mix import open_sampler
 from bratskit.train.parts import open_parts
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
 from bratskit.train.step import Learner
-from bratskit.train.track import History
+from bratskit.train.track import History, find_best, refuse_unmeasured, stopped_early
 from bratskit.train.validate import validate
 
 __all__ = ["train"]
@@ -45,7 +44,9 @@ def train(
     After each epoch `last.pt` holds all that is needed to go on (weights, optimiser, step, scaler,
     random states, history), so that k epochs and then N - k more give the weights of N at a
     stretch: to the bit in deterministic mode on one kind of machine. The learning rate is a
-    function of the step. `best.pt` holds the weights of the best validation. On a CPU torch's own
+    function of the step. `best.pt` holds the weights of the best validation, those averaged over
+    past steps where `ema_decay` asks for them; with `patience` training ends before its last epoch
+    once validations no longer improve. On a CPU torch's own
     number of threads is used, which is the number of cores: training is the only work.
 
     Args:
@@ -101,6 +102,11 @@ class _Session:
         network = build_network(
             recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
         )
+        refuse_unmeasured(
+            recipe.training,
+            validate(network, [], recipe, device=device),
+            n_validation=len(self.validation),
+        )
         loss = make_loss(recipe)
         self.learner = Learner(network, recipe.training, device=device, loss=loss)
 
@@ -115,7 +121,7 @@ class _Session:
             start = begin_from(self.recipe, self.split)
             self.card = make_card(self.recipe, self.split, start)
             if start:
-                self.learner.network.load_state_dict(start.network.state_dict())
+                self.learner.load_weights(start.network.state_dict())
             write_atomically(self.run.settings, self.recipe.save)  # so that the shell can go on
             if not self.run.split.exists():
                 self.split.save(self.run.split)
@@ -130,8 +136,8 @@ class _Session:
     def go(self, clock: SessionClock, on_epoch: Callable[[History], None] | None) -> None:
         """Train epoch by epoch until all are done or the session is over."""
         epochs, longest_min = self.recipe.training.epochs, 0.0
-        if len(self.history) >= epochs:
-            _say(f"{self.run.path}: all {epochs} epochs are done already, nothing to train")
+        if done := self._is_done():
+            _say(f"{self.run.path}: {done}, nothing to train")
             return
         if self.history:
             _say(f"going on after epoch {len(self.history)} of {epochs} in {self.run.path}")
@@ -143,6 +149,9 @@ class _Session:
                 self._report(clock.minutes)
                 if on_epoch:
                     on_epoch(self.history)
+                if epoch < epochs and (early := stopped_early(self.history, self.recipe.training)):
+                    _say(early)
+                    return
                 if epoch < epochs and _is_short(clock, longest_min):
                     _say(f"time is up after epoch {epoch} of {epochs}. {self._how_to_go_on()}")
                     return
@@ -152,11 +161,17 @@ class _Session:
         finally:
             self.sampler.close()
 
+    def _is_done(self) -> str:
+        epochs = self.recipe.training.epochs
+        if len(self.history) >= epochs:
+            return f"all {epochs} epochs are done already"
+        return stopped_early(self.history, self.recipe.training)
+
     def _train_epoch(self, epoch: int) -> None:
         began = time.monotonic()
         self.learner.network.train()
         losses = [
-            self.learner.step(batches, name=f"epoch {epoch}, cases {', '.join(ids)}")
+            self.learner.step(batches, name=f"epoch {epoch}", ids=ids)
             for ids, batches in feed_epoch(
                 self.sampler,
                 self.recipe.training,
@@ -171,6 +186,8 @@ class _Session:
             "lr": self.learner.lr,
         }
         row |= self._validate(epoch)
+        if self.learner.fallback.note:
+            row["fallback"] = self.learner.fallback.note
         row["seconds"] = round(time.monotonic() - began, 3)
         self._keep(row)
 
@@ -178,19 +195,20 @@ class _Session:
         training = self.recipe.training
         due = epoch % training.validate_every == 0 or epoch == training.epochs
         chosen = self.validation if due else []
-        return validate(self.learner.network, chosen, self.recipe, device=self.learner.device)
+        return validate(
+            self.learner.network_to_keep, chosen, self.recipe, device=self.learner.device
+        )
 
     def _keep(self, row: dict[str, object]) -> None:
         """Save best weights first, then the state that knows of them: a kill between is redone."""
-        before = self.history.column("dice_mean")
-        best = np.nanmax(before) if np.isfinite(before).any() else -math.inf
-        mean = row["dice_mean"]
-        is_best = mean > best if mean is not None else not self.validation
         history = History([*self.history, row])
-        if is_best:
-            card = self.card | {"dice_mean": mean, "epoch": row["epoch"]}
+        if find_best(history, self.recipe.training.select_by) is row or not self.validation:
+            scores = {name: row[name] for name in ("dice_mean", self.recipe.training.select_by)}
             save_checkpoint(
-                self.run.best, network=self.learner.network, recipe=self.recipe, card=card
+                self.run.best,
+                network=self.learner.network_to_keep,
+                recipe=self.recipe,
+                card=self.card | scores | {"epoch": row["epoch"]},
             )
         save_last(
             self.run,

@@ -51,7 +51,7 @@ def restore(
         The rows up to then; a row that a killed run wrote after it is gone.
     """
     training = last.training
-    learner.network.load_state_dict(last.network.state_dict())
+    learner.load_weights(last.network.state_dict())
     learner.load_state_dict(training["learner"])
     sampler.load_state_dict(training["sampler"])
     torch.set_rng_state(training["torch_rng"])
