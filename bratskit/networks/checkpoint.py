@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import bratskit
 from bratskit.networks.zoo import build_network
 from bratskit.runtime import made_by, write_atomically
-from bratskit.settings import Recipe
+from bratskit.settings import TARGET_NAMES, Recipe, Targets
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "saved_model", "write_checksums"]
 
@@ -102,13 +102,17 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path | str, *, expect_modalities: Sequence[str] | None = None
+    path: Path | str,
+    *,
+    expect_modalities: Sequence[str] | None = None,
+    expect_targets: Targets | None = None,
 ) -> Checkpoint:
     """Read a network back, running no code that the file might contain.
 
     Args:
         path: File that `save_checkpoint` wrote.
         expect_modalities: Channel order the caller is about to feed; None takes the checkpoint's.
+        expect_targets: What the caller takes the answer for; None takes the checkpoint's.
 
     Returns:
         The network in evaluation mode on the CPU, float32, with its recipe and card.
@@ -117,7 +121,7 @@ def load_checkpoint(
         FileNotFoundError: There is no such file.
         ValueError: The file is cut off, is no bratskit checkpoint, is of a newer format, or its
             channels stand in another order than the caller's, or it answers other targets than
-            its recipe says.
+            its recipe or the caller says.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,6 +135,8 @@ def load_checkpoint(
     _refuse_other_targets(card["targets"], recipe.target_names, where=str(path))
     if expect_modalities is not None:
         _refuse_other_order(recipe.modalities, tuple(expect_modalities), where=str(path))
+    if expect_targets is not None:
+        _refuse_other_targets(card["targets"], TARGET_NAMES[expect_targets], where=str(path))
     network = build_network(
         recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
     )
@@ -260,8 +266,8 @@ def _refuse_other_order(found: tuple[str, ...], wanted: tuple[str, ...], *, wher
 def _refuse_other_targets(found: Sequence[str], wanted: Sequence[str], *, where: str) -> None:
     if list(found) != list(wanted):
         msg = (
-            f"targets of {where} must be {list(wanted)}, as recipe.targets says; got "
-            f"{list(found)}. A network of labels cannot be read as one of regions: train anew."
+            f"targets of {where} must be {list(wanted)}, as the recipe says; got {list(found)}. "
+            "Take another checkpoint, or a recipe with its targets: neither turns into the other."
         )
         raise ValueError(msg)
 

@@ -1,6 +1,6 @@
 """Hold every setting of one experiment, and name the recipes."""
 
-from bratskit.settings.loss import LOSSES, LossSettings, Targets
+from bratskit.settings.loss import LOSSES, TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.recipes import RECIPES, get_recipe
 from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
@@ -9,6 +9,7 @@ from bratskit.settings.training import TrainingSettings
 __all__ = [
     "LOSSES",
     "RECIPES",
+    "TARGET_NAMES",
     "GeometrySettings",
     "InferenceSettings",
     "LossSettings",

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from bratskit.labels import LABELS, REGIONS
 from bratskit.settings.checks import check, check_choice
 
-__all__ = ["LOSSES", "LossName", "LossSettings", "Other", "Overlap", "Targets"]
+__all__ = ["LOSSES", "TARGET_NAMES", "LossName", "LossSettings", "Targets"]
 
 Targets = Literal["labels", "regions"]
 Overlap = Literal["dice", "generalised_dice", "tversky"]
@@ -24,6 +25,12 @@ LossName = Literal[
     "tversky_bce",
     "tversky_focal",
 ]
+
+# What the channels of a network's answer are about, in order, for each kind of targets.
+TARGET_NAMES: dict[str, tuple[str, ...]] = {
+    "labels": tuple(LABELS.values()),
+    "regions": tuple(REGIONS),
+}
 
 # Name of each loss -> how overlap is measured, and what judges each voxel by itself.
 LOSSES: dict[str, tuple[Overlap, Other]] = {

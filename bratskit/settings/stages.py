@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bratskit.labels import LABELS, MODALITIES, REGIONS
+from bratskit.labels import MODALITIES
 from bratskit.settings.checks import Triple, check, check_choice
-from bratskit.settings.loss import LossSettings, Targets
+from bratskit.settings.loss import TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.training import TrainingSettings
 
@@ -123,7 +123,7 @@ class Recipe:
     @property
     def target_names(self) -> tuple[str, ...]:
         """What each channel of the network's answer is about, in order."""
-        return tuple(LABELS.values()) if self.targets == "labels" else tuple(REGIONS)
+        return TARGET_NAMES[self.targets]
 
     @property
     def out_channels(self) -> int:

@@ -109,8 +109,8 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
         The checkpoint; None where training starts from random weights.
 
     Raises:
-        ValueError: Another network or channel order, or weights that have seen validation or test
-            patients, whose scores would then mean nothing.
+        ValueError: Another network, channel order or kind of targets, or weights that have seen
+            validation or test patients, whose scores would then mean nothing.
     """
     name = recipe.training.start_from
     if name is None:
@@ -118,6 +118,7 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
     start = load_checkpoint(
         saved_model() if name == "saved_model" else Path(name),
         expect_modalities=recipe.modalities,
+        expect_targets=recipe.targets,
     )
     theirs, ours = _flat(start.recipe.network), _flat(recipe.network)
     for field in ("name", "channels", "norm"):
