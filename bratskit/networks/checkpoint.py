@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import bratskit
 from bratskit.networks.zoo import build_network
+from bratskit.preprocess.budget import refuse_full_disk
 from bratskit.runtime import made_by, write_atomically
 from bratskit.settings import TARGET_NAMES, Recipe, Targets
 
@@ -61,7 +62,7 @@ def save_checkpoint(
     """Write a network and everything needed to use it, whole or not at all.
 
     Args:
-        path: File to write; a kill at any moment leaves the old one or the new one.
+        path: File to write; a kill or a pulled plug at any moment leaves the old one or the new.
         network: Built by `build_network` from `recipe.network`; may be compiled.
         recipe: Settings of the run.
         card: Facts for the user: `trained_on`, `metric` and so on. `modalities`, `targets` and
@@ -75,6 +76,7 @@ def save_checkpoint(
         The path.
 
     Raises:
+        FullDiskError: The disk does not hold it; the file that was there still is.
         TypeError: `card` or `training` holds something that could not be read back.
         ValueError: `card["modalities"]` is in another order than `recipe.modalities`, or
             `card["targets"]` are not those of the recipe.
@@ -97,7 +99,15 @@ def save_checkpoint(
     _refuse_other_targets(content["card"]["targets"], recipe.target_names, where="card")
     _refuse_unreadable(content["card"], where="card")
     _refuse_unreadable(content["training"], where="training")
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    # in memory first: torch's own writer says of a full disk only that it failed
+    file = io.BytesIO()
+    torch.save(content, file)
+    data = file.getbuffer()
+    try:
+        write_atomically(path, lambda temporary: temporary.write_bytes(data), durable=True)
+    except OSError as error:
+        refuse_full_disk(error, path.parent, len(data), what=path.name)
+        raise
     return path
 
 

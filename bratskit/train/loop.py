@@ -13,6 +13,7 @@ import torch
 from bratskit.cases import Split
 from bratskit.labels import REGIONS
 from bratskit.networks import Checkpoint, build_network, load_checkpoint, save_checkpoint
+from bratskit.preprocess.budget import FullDiskError, refuse_full_disk
 from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
@@ -25,6 +26,8 @@ from bratskit.train.track import History, find_best, refuse_unmeasured, stopped_
 from bratskit.train.validate import validate
 
 __all__ = ["train"]
+
+SETTINGS_BYTES = 1e5  # a split of a thousand patients takes a third of it
 
 
 def train(
@@ -66,6 +69,7 @@ def train(
 
     Raises:
         FileNotFoundError: A case of the split was not prepared.
+        FullDiskError: The disk does not hold a checkpoint; the one before it is kept.
         ValueError: The run was begun with another setting, `start_from` does not fit, or
             `max_minutes` is negative.
         NotFiniteError: A loss became NaN or infinite; names step, cases and layer.
@@ -122,9 +126,7 @@ class _Session:
             self.card = make_card(self.recipe, self.split, start)
             if start:
                 self.learner.load_weights(start.network.state_dict())
-            write_atomically(self.run.settings, self.recipe.save)  # so that the shell can go on
-            if not self.run.split.exists():
-                self.split.save(self.run.split)
+            self._save_settings()
             return
         last = _load_last(self.run)
         refuse_other_settings(
@@ -132,6 +134,16 @@ class _Session:
         )
         self.card = {name: last.card[name] for name in last.card if name != "made_by"}
         self.history = restore(last, self.run, learner=self.learner, sampler=self.sampler)
+
+    def _save_settings(self) -> None:
+        """Write what the shell needs to go on."""
+        try:
+            write_atomically(self.run.settings, self.recipe.save)
+            if not self.run.split.exists():
+                self.split.save(self.run.split)
+        except OSError as error:
+            refuse_full_disk(error, self.run.path, SETTINGS_BYTES, what="settings and split")
+            raise
 
     def go(self, clock: SessionClock, on_epoch: Callable[[History], None] | None) -> None:
         """Train epoch by epoch until all are done or the session is over."""
@@ -158,6 +170,10 @@ class _Session:
         except KeyboardInterrupt:
             _say(f"stopped after epoch {len(self.history)} of {epochs}. {self._how_to_go_on()}")
             raise
+        except FullDiskError as error:
+            done = f"The run is kept as it was after epoch {len(self.history)} of {epochs}."
+            msg = f"{error} {done} {self._how_to_go_on()}"
+            raise FullDiskError(msg) from error
         finally:
             self.sampler.close()
 

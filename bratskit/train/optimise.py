@@ -3,11 +3,11 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bratskit.settings import TrainingSettings
 
-__all__ = ["learning_rate", "make_optimiser"]
+__all__ = ["clip_gradients", "gradient_norm", "learning_rate", "make_optimiser"]
 
 POLY_POWER = 0.9  # Isensee et al. (2021), nnU-Net: lr = peak * (1 - epoch / epochs) ** 0.9
 
@@ -58,3 +58,27 @@ def learning_rate(
     if schedule == "poly":
         return peak * (1 - share) ** POLY_POWER
     return peak * 0.5 * (1 + math.cos(math.pi * share))
+
+
+def gradient_norm(network: nn.Module) -> Tensor:
+    """Return the L2 norm of all gradients together, a scalar.
+
+    Apart from clipping, because clipping by a norm that is not finite would spread it to every
+    parameter, and the one it came from could no longer be named.
+    """
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(_gradients(network))))
+
+
+@torch.no_grad()
+def clip_gradients(network: nn.Module, norm: Tensor, *, largest: float) -> None:
+    """Scale all gradients to a norm of at most `largest`.
+
+    Source:
+        Pascanu et al. (2013), On the difficulty of training recurrent networks, algorithm 1.
+    """
+    scale = (largest / (norm + 1e-6)).clamp(max=1.0)  # as in torch.nn.utils.clip_grad_norm_
+    torch._foreach_mul_(_gradients(network), scale)
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [item.grad for item in network.parameters() if item.grad is not None]

@@ -18,7 +18,12 @@ from bratskit.train.blame import (
 )
 from bratskit.train.fallback import Fallback, is_out_of_memory
 from bratskit.train.losses import Loss, dice_ce_loss
-from bratskit.train.optimise import learning_rate, make_optimiser
+from bratskit.train.optimise import (
+    clip_gradients,
+    gradient_norm,
+    learning_rate,
+    make_optimiser,
+)
 
 __all__ = ["Learner"]
 
@@ -179,19 +184,17 @@ class Learner:
 
     def _update(self, name: str) -> None:
         self.scaler.unscale_(self.optimiser)
-        clip_norm = self.settings.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), clip_norm)
+        norm = gradient_norm(self.network)
+        is_finite = bool(torch.isfinite(norm))
         # fp16 overflows by design: its scaler skips such a step and lowers the scale
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+        if not is_finite and self.scaler.get_scale() / 2 < SMALLEST_SCALE:
             raise NotFiniteError(self._explain_gradient(norm.item(), name))
-        before = self.scaler.get_scale()
+        if is_finite and self.settings.clip_norm:
+            clip_gradients(self.network, norm, largest=self.settings.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        scale = self.scaler.get_scale()
-        if self.scaler.is_enabled() and scale < SMALLEST_SCALE:
-            raise NotFiniteError(self._explain_gradient(norm.item(), name))
         self.step_number += 1
-        if self.average and scale >= before:  # a skipped step left no new weights
+        if self.average and is_finite:  # a skipped step left no new weights
             self.average.update(self.network, step=self.step_number)
 
     def _set_learning_rate(self) -> None:
