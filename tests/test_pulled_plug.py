@@ -228,7 +228,7 @@ def test_a_disk_that_is_really_full_is_survived_too(store, tmp_path, small_disk)
     run = RunFolder(small_disk(2 * n_bytes) / "run")
     train(folder, run, max_minutes=0, **options)
     ballast = run.path.parent / "ballast"
-    ballast.write_bytes(bytes(int(0.75 * n_bytes))  # best.pt still fits, last.pt does not)
+    ballast.write_bytes(bytes(3 * n_bytes // 4))  # best.pt still fits, last.pt does not
     with pytest.raises(FullDiskError, match="kept as it was after epoch 1 of 3"):
         train(folder, run, **options)
     assert not [name for name in names(run.path) if name.startswith(".")]
