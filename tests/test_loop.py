@@ -20,7 +20,7 @@ from training import (
 from bratskit.networks import UNet, load_checkpoint, save_checkpoint
 from bratskit.preprocess import Geometry, Prepared, Resize, save_prepared
 from bratskit.runtime import RunFolder
-from bratskit.settings import NetworkSettings, Recipe
+from bratskit.settings import AugmentationSettings, NetworkSettings, Recipe
 from bratskit.train import (
     History,
     Learner,
@@ -234,11 +234,13 @@ def test_training_varies_patches_on_the_scale_of_the_recipe(store, tmp_path, mon
 
     def spy(image, labels, params, *, normalise):
         seen.append(normalise)
+        assert (params.noise_std > 0).all()  # the recipe's own shares, not the usual ones
         return image, labels
 
     monkeypatch.setattr("bratskit.train.batches.apply_augmentation", spy)
     recipe = small_recipe(epochs=1, steps_per_epoch=1, augment=True)
-    recipe = dataclasses.replace(recipe, normalise="minmax")
+    noisy = AugmentationSettings(noise_share=1.0)
+    recipe = dataclasses.replace(recipe, normalise="minmax", augmentation=noisy)
     train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
     assert set(seen) == {"minmax"}
 

@@ -1,5 +1,6 @@
 """Hold every setting of one experiment, and name the recipes."""
 
+from bratskit.settings.augmentation import AUGMENTATIONS, AugmentationSettings
 from bratskit.settings.loss import LOSSES, TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.recipes import RECIPES, get_recipe
@@ -7,9 +8,11 @@ from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
 from bratskit.settings.training import TrainingSettings
 
 __all__ = [
+    "AUGMENTATIONS",
     "LOSSES",
     "RECIPES",
     "TARGET_NAMES",
+    "AugmentationSettings",
     "GeometrySettings",
     "InferenceSettings",
     "LossSettings",

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from bratskit.settings.augmentation import AUGMENTATIONS
 from bratskit.settings.loss import LossSettings
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
@@ -79,6 +80,7 @@ RECIPES = {
             name="unet-b",
             network=NetworkSettings(norm="batch", dropout=0.2),
             training=replace(_REFERENCE, patch_vox=(128, 128, 64)),
+            augmentation=AUGMENTATIONS["unet-b"],
             inference=InferenceSettings(mode="window", window_vox=(128, 128, 64)),
         ),
         Recipe(

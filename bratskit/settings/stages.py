@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from bratskit.labels import MODALITIES
+from bratskit.settings.augmentation import AugmentationSettings
 from bratskit.settings.checks import Triple, check, check_choice
 from bratskit.settings.loss import TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
@@ -85,6 +86,7 @@ class Recipe:
         network: Which network.
         loss: What training minimises.
         training: How it learns.
+        augmentation: How patches are varied, where `training.augment` is on.
         inference: How it labels a whole case.
         seed: Seeds weights, sampling, augmentation and the split.
     """
@@ -97,6 +99,7 @@ class Recipe:
     network: NetworkSettings = field(default_factory=NetworkSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     training: TrainingSettings = field(default_factory=TrainingSettings)
+    augmentation: AugmentationSettings = field(default_factory=AugmentationSettings)
     inference: InferenceSettings = field(default_factory=InferenceSettings)
     seed: int = 0
 

@@ -16,6 +16,7 @@ from bratskit.train.optimise import learning_rate
 from bratskit.train.patches import PatchPlace, PatchSampler
 from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.step import Learner
+from bratskit.train.torchio_plugin import torchio_transform
 from bratskit.train.track import History
 from bratskit.train.validate import validate
 
@@ -38,6 +39,7 @@ __all__ = [
     "measure_loss",
     "open_sampler",
     "region_targets",
+    "torchio_transform",
     "train",
     "validate",
 ]

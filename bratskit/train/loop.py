@@ -22,6 +22,7 @@ from bratskit.train.mix import open_sampler
 from bratskit.train.parts import open_parts
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
 from bratskit.train.step import Learner
+from bratskit.train.torchio_plugin import PatchTransform
 from bratskit.train.track import History, find_best, refuse_unmeasured, stopped_early
 from bratskit.train.validate import validate
 
@@ -41,6 +42,7 @@ def train(
     deterministic: bool = False,
     device: torch.device | None = None,
     on_epoch: Callable[[History], None] | None = None,
+    transform: PatchTransform | None = None,
 ) -> History:
     """Train until the recipe's epochs are done, going on from `last.pt` where there is one.
 
@@ -63,6 +65,8 @@ def train(
         deterministic: Allow only operations that repeat to the bit; slower on a GPU.
         device: Where to compute; None chooses.
         on_epoch: Called with the history after each epoch, for live curves.
+        transform: What `torchio_transform` made of a TorchIO transform, applied to each patch
+            before the recipe's own augmentation. No checkpoint keeps it: give it again to go on.
 
     Returns:
         One row an epoch; see `History`.
@@ -80,6 +84,7 @@ def train(
     with _determinism(deterministic):
         seed_everything(recipe.seed, deterministic=deterministic)
         session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device)
+        session.transform = transform
         run.create()  # not before the cases are known to be there
         session.begin(resume=resume)
         session.go(clock, on_epoch)
@@ -101,6 +106,7 @@ class _Session:
         self.run, self.recipe, self.split = run, recipe, split
         self.prepared_dir, self.deterministic = prepared_dir, deterministic
         self.history = History()
+        self.transform: PatchTransform | None = None
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = open_sampler(learned_from, recipe, device=device)
         network = build_network(
@@ -193,6 +199,8 @@ class _Session:
                 self.recipe.training,
                 device=self.learner.device,
                 normalise=self.recipe.normalise,
+                augmentation=self.recipe.augmentation,
+                transform=self.transform,
             )
         ]
         row = {
