@@ -185,7 +185,7 @@ def _refuse_unlabelled(prepared: Sequence[Prepared]) -> None:
     if not prepared:
         msg = "prepared must hold at least one case; got none. Prepare the training cases first."
         raise ValueError(msg)
-    missing = [item.id for item in prepared if item.labels is None]
+    missing = [item.id for item in prepared if not item.has_labels]
     if missing:
         msg = f"prepared must hold labels to learn from; got none for {missing}. Leave them out."
         raise ValueError(msg)
