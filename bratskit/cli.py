@@ -163,21 +163,9 @@ def _split(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from bratskit.jobs.folders import train_prepared
+    from bratskit.jobs.train import run_train
 
-    run = RunFolder(options.out)
-    recipe, history = train_prepared(
-        options.prepared,
-        run,
-        recipe_name=options.recipe,
-        manifest=options.split,
-        fold=options.fold,
-        max_minutes=options.max_minutes,
-        resume=options.resume,
-    )
-    best = f"; best weights: {run.best}" if run.best.exists() else ""
-    _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")
-    return 0
+    return run_train(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -316,6 +304,9 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         action=argparse.BooleanOptionalAction,
         help="insist on a checkpoint to go on from; --no-resume throws an earlier one away",
+    )
+    train.add_argument(
+        "--preflight", action="store_true", help="only say what it will take; exit 1: does not fit"
     )
     recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")
 

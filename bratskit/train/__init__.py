@@ -15,6 +15,7 @@ from bratskit.train.mix import MixedSampler, open_sampler
 from bratskit.train.optimise import learning_rate
 from bratskit.train.patches import PatchPlace, PatchSampler
 from bratskit.train.phantom_stream import PhantomStream
+from bratskit.train.preflight import Preflight, preflight
 from bratskit.train.step import Learner
 from bratskit.train.torchio_plugin import torchio_transform
 from bratskit.train.track import History
@@ -29,6 +30,7 @@ __all__ = [
     "PatchPlace",
     "PatchSampler",
     "PhantomStream",
+    "Preflight",
     "apply_augmentation",
     "deep_supervised",
     "dice_ce_loss",
@@ -38,6 +40,7 @@ __all__ = [
     "make_loss",
     "measure_loss",
     "open_sampler",
+    "preflight",
     "region_targets",
     "torchio_transform",
     "train",
