@@ -68,8 +68,8 @@ class Growth:
         axes: Relative half axes of the core, product 1.
         rotation: Orientation of the axes, three rows.
         roughness: Irregularity of the core's surface over its radius.
-        rim_roughness: Irregularity of the necrosis; above about 0.6 it falls into pieces.
-        rim_gaps: How much of the rim is missing in places, 0 closed to 1 in fragments.
+        rim_roughness: Irregularity of the necrosis: how lobed it is and how far off the middle.
+        rim_gaps: How far the rim is open, in one or two arcs, 0 closed to 1 missing there.
         grain: Fine speckle of necrosis in the rim.
         push: Mass effect, 0 infiltrates without pushing, 0.6 pushes hard.
         lopsided: How unevenly the oedema spreads, 0 evenly to 1.

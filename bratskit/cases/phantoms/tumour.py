@@ -19,6 +19,7 @@ from bratskit.cases.phantoms.fields import (
 )
 from bratskit.cases.phantoms.growth import Growth, push_of
 from bratskit.cases.phantoms.infiltrate import Tissue, infiltrate
+from bratskit.cases.phantoms.rim import grow_rim
 
 __all__ = ["Tumour", "grow_tumour", "push_of"]
 
@@ -79,7 +80,7 @@ def grow_tumour(rng: np.random.Generator, growth: Growth, anatomy: Anatomy, grid
     brain = tissue.brain > 0
     border = _core_border(outside, brain, growth.seen_ml()[1], local)
     core = torch.where(brain, (border - outside).clamp_(-_FAR_MM, None), -_FAR_MM)
-    enhancing = _grow_rim(rngs[1], growth, core, local)
+    enhancing = grow_rim(rngs[1], growth, core, local)
     oedema = _grow_oedema(rngs[2], growth, outside, core, tissue, local)
     tumour = Tumour(core=core, enhancing=enhancing, oedema=oedema, box=box)
     if growth.cavity is None:
@@ -153,43 +154,6 @@ def _core_border(outside: Array, brain: torch.Tensor, ml: float, grid: Grid) -> 
     inside = outside[brain]
     aim = max(round(ml / _voxel_ml(grid)), 8)
     return threshold_for_count(inside, min(aim, inside.numel() // 4))
-
-
-def _grow_rim(rng: np.random.Generator, growth: Growth, core: Array, grid: Grid) -> Array:
-    """Let the core enhance near its surface, with gaps, and with necrosis of irregular form."""
-    inside = (core > 0).reshape(-1)
-    _, volume, enhancing = growth.seen_ml()
-    keep = round(enhancing / max(volume, 1e-9) * int(inside.sum()))
-    if keep == 0:
-        return torch.full_like(core, -_FAR_MM)
-    near = torch.nonzero((core > -2.5).reshape(-1)).squeeze(1)
-    depth_mm = core.reshape(-1)[near]
-    within = depth_mm[depth_mm > 0]
-    scale = max(threshold_for_count(within, int(0.95 * within.numel())), 1.0)
-    score = _rim_score(rng, growth, depth_mm * (1 / scale), near, grid)
-    border = threshold_for_count(score[depth_mm > 0], min(keep, within.numel() - 1))
-    level = (border - core * (1 / scale)).mul_(scale)
-    level.view(-1)[near] = (border - score) * scale
-    return level.clamp_(-_FAR_MM, _FAR_MM)
-
-
-def _rim_score(
-    rng: np.random.Generator, growth: Growth, depth: Array, near: torch.Tensor, grid: Grid
-) -> Array:
-    """Order the core's voxels: what enhances first has the lowest score."""
-    rough, size = growth.rim_roughness, min(max(growth.core_radius_mm, 4.0), 24.0)
-
-    def noise(knots_mm: float) -> Array:
-        return grid.noise_at(rng, knots_mm=round(knots_mm, 6), voxels=near)
-
-    inner = noise(0.4 * size) * (0.9 * rough) + noise(0.2 * size) * rough
-    inner = inner + noise(2.2) * (0.6 * growth.grain + 0.2 * rough)
-    ramp = (depth * 2).clamp(0.05, 1)  # the surface itself mostly enhances
-    score = depth + inner * ramp
-    score = score + noise(0.7 * size) * (0.8 * growth.rim_gaps)
-    if growth.kind == "patchy":
-        score = score * 0.5 + noise(0.5 * size)
-    return score
 
 
 def _grow_oedema(
