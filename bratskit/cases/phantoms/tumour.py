@@ -27,6 +27,10 @@ Box = tuple[slice, slice, slice]
 
 _FAR_MM = 20.0  # no level set says more than this
 
+# Set by eye: a mm across the falx counts as so many, and no more than this far. White matter at
+# the midline this deep below the brain's surface is corpus callosum, not a gyrus.
+_FALX, _FALX_REACH_MM, _CALLOSUM_DEEP_MM = 5.0, 8.0, 22.0
+
 
 @dataclass(frozen=True)
 class Tumour:
@@ -77,11 +81,13 @@ def grow_tumour(rng: np.random.Generator, growth: Growth, anatomy: Anatomy, grid
     seeds = rng.integers(2**62, size=4)
     rngs = [np.random.default_rng(int(seed)) for seed in seeds]
     outside = _core_distance(rngs[0], growth, tissue, local)
+    across = _across_falx(growth, anatomy, tissue, box, local)
+    outside += across * _FALX
     brain = tissue.brain > 0
     border = _core_border(outside, brain, growth.seen_ml()[1], local)
     core = torch.where(brain, (border - outside).clamp_(-_FAR_MM, None), -_FAR_MM)
     enhancing = grow_rim(rngs[1], growth, core, local)
-    oedema = _grow_oedema(rngs[2], growth, outside, core, tissue, local)
+    oedema = _grow_oedema(rngs[2], growth, outside, core, tissue, across, local)
     tumour = Tumour(core=core, enhancing=enhancing, oedema=oedema, box=box)
     if growth.cavity is None:
         return tumour
@@ -95,6 +101,30 @@ def _tissue(anatomy: Anatomy, box: Box) -> Tissue:
     parts = (anatomy.white * above, anatomy.grey * above, 1 - (1 - anatomy.csf) * above)
     brain = anatomy.brain[box].to(torch.float32)
     return Tissue(brain, *(anatomy.volume(part)[box] for part in parts))
+
+
+def _across_falx(
+    growth: Growth, anatomy: Anatomy, tissue: Tissue, box: Box, grid: Grid
+) -> Array:
+    """Measure mm beyond the falx, 0 on the tumour's own side; the corpus callosum is a gate.
+
+    Gliomas pass to the other side along the callosum only ("butterfly"). All of that side is
+    barred but the callosum's height, as far as it is white matter at the midline.
+    """
+    x_mm = anatomy.volume(anatomy.template_x_mm)[box]
+    inside = tissue.brain > 0
+    offsets = zip(growth.centre_mm, grid.spacing_mm, grid.start_vox, grid.shape, strict=True)
+    at = tuple(min(max(math.floor(c / s) - a, 0), n - 1) for c, s, a, n in offsets)
+    side = -1.0 if float(x_mm[at]) < 0 else 1.0
+    beyond = (1 - x_mm * side).clamp_(0, _FALX_REACH_MM) * inside
+    if float(beyond.max()) == 0 or float(x_mm[at]) == 0:
+        return torch.zeros_like(beyond)
+    depth = anatomy.volume(anatomy.depth_mm)[box]
+    middle = (x_mm.abs() < max(2.0, grid.spacing_mm[0])) & inside & (depth > _CALLOSUM_DEEP_MM)
+    gate = torch.where(middle, tissue.white, 0.0).amax(0, keepdim=True)
+    sigma = (0.0, *(3.0 / s for s in grid.spacing_mm[1:]))
+    gate = (blur(gate, sigma) * 2 - 0.4).clamp_(0, 1)
+    return beyond * (1 - gate)
 
 
 def _voxel_ml(grid: Grid) -> float:
@@ -162,6 +192,7 @@ def _grow_oedema(
     outside: Array,
     core: Array,
     tissue: Tissue,
+    across: Array,
     grid: Grid,
 ) -> Array:
     """Cut the infiltrated tissue where the whole volume is reached; it spares cortex and CSF."""
@@ -173,6 +204,7 @@ def _grow_oedema(
     spared = barrier * growth.front_mm * (1 + 2.2 * growth.lopsided)  # set by eye
     cost += tissue.grey * (4 * barrier + spared)
     cost += tissue.csf * (12 * barrier + 1.5 * spared)
+    cost += across * _FALX
     cost = blur(cost, tuple(0.7 / s for s in grid.spacing_mm))
     whole, volume, _ = growth.seen_ml()
     return _cut_oedema(cost, core, brain, round((whole - volume) / _voxel_ml(grid)), steps)
