@@ -27,9 +27,15 @@ Box = tuple[slice, slice, slice]
 
 _FAR_MM = 20.0  # no level set says more than this
 
+# Islands of oedema near its border: matched to thirty BraTS cases (14 parts, 68 voxels of crumbs).
+_SPECK = 2.6
+_FADING = (
+    1.35  # level sets of oedema rise so much a mm: FLAIR then rises at the mask's border as theirs
+)
+
 # Set by eye: a mm across the falx counts as so many, and no more than this far. White matter at
 # the midline this deep below the brain's surface is corpus callosum, not a gyrus.
-_FALX, _FALX_REACH_MM, _CALLOSUM_DEEP_MM = 5.0, 8.0, 22.0
+_FALX, _FALX_REACH_MM, _CALLOSUM_DEEP_MM = 12.0, 4.0, 22.0
 
 
 @dataclass(frozen=True)
@@ -103,9 +109,7 @@ def _tissue(anatomy: Anatomy, box: Box) -> Tissue:
     return Tissue(brain, *(anatomy.volume(part)[box] for part in parts))
 
 
-def _across_falx(
-    growth: Growth, anatomy: Anatomy, tissue: Tissue, box: Box, grid: Grid
-) -> Array:
+def _across_falx(growth: Growth, anatomy: Anatomy, tissue: Tissue, box: Box, grid: Grid) -> Array:
     """Measure mm beyond the falx, 0 on the tumour's own side; the corpus callosum is a gate.
 
     Gliomas pass to the other side along the callosum only ("butterfly"). All of that side is
@@ -206,8 +210,10 @@ def _grow_oedema(
     cost += tissue.csf * (12 * barrier + 1.5 * spared)
     cost += across * _FALX
     cost = blur(cost, tuple(0.7 / s for s in grid.spacing_mm))
+    specks = (grid.noise(rng, knots_mm=1.8) - _SPECK).clamp_(min=0)
+    cost -= specks.mul_(25 * min(growth.lopsided, 1.0))
     whole, volume, _ = growth.seen_ml()
-    return _cut_oedema(cost, core, brain, round((whole - volume) / _voxel_ml(grid)), steps)
+    return _cut_oedema(cost, core, brain, round((whole - volume) / _voxel_ml(grid)), grid, steps)
 
 
 def _infiltrate(
@@ -230,7 +236,12 @@ def _infiltrate(
 
 
 def _cut_oedema(
-    cost: Array, core: Array, brain: torch.Tensor, aim: int, steps: tuple[int, int, int]
+    cost: Array,
+    core: Array,
+    brain: torch.Tensor,
+    aim: int,
+    grid: Grid,
+    steps: tuple[int, int, int],
 ) -> Array:
     """Put the border where `aim` voxels are reached, without islands far from the core."""
     free = brain & (core <= 0)
@@ -242,7 +253,20 @@ def _cut_oedema(
         if keep is None:
             break
         free = free & (keep | (oedema <= 0))
+    oedema = ((border - cost) * _per_mm(cost, grid)).clamp_(-_FAR_MM, _FAR_MM)
     return torch.where(free | (core > 0), oedema, oedema.clamp(max=-1.0))
+
+
+def _per_mm(cost: Array, grid: Grid) -> Array:
+    """Return what turns differences of the cost into mm, so that fluid fades alike everywhere."""
+    squares = torch.zeros_like(cost)
+    for axis, spacing in enumerate(grid.spacing_mm):
+        n = cost.shape[axis] - 2
+        if n > 0:
+            slope = (cost.narrow(axis, 2, n) - cost.narrow(axis, 0, n)) * (0.5 / spacing)
+            squares.narrow(axis, 1, n).add_(slope.mul_(slope))
+    slope = blur(sqrt(squares), tuple(1.5 / s for s in grid.spacing_mm))
+    return _FADING / slope.clamp_(0.5, 20)
 
 
 def _border_of(growth: Growth, outside: Array, tissue: Tissue, grid: Grid) -> float:
