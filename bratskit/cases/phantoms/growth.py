@@ -29,9 +29,7 @@ _FRONT = round(
 # Prolif. 33(5):317-329; a tenth: Le et al. (2016), IEEE Trans. Med. Imaging 35(10):2329-2339.
 _GREY_OVER_WHITE = 0.12
 
-# Part of the oedema's volume that takes room as the core's does: set by eye, so that a small core
-# in 100 ml of oedema shifts the midline by some mm, as thirty BraTS cases show.
-_SWELLING = 0.3
+_SWELLING = 0.3  # part of the oedema's volume that takes room as the core's does: set by eye
 
 # Radial growth, mm/day, middle and spread of its logarithm. Source: high grade tens of mm a year
 # for 2 sqrt(D rho), Harpold et al. (2007), J. Neuropathol. Exp. Neurol. 66(1):1-9; low grade
@@ -194,10 +192,7 @@ def grown_to(growth: Growth, whole_ml: float) -> Growth:
 
 
 def push_of(growth: Growth, points: list[Array]) -> list[Array]:
-    """Return the mass effect: the way from each point to where its tissue came from, mm.
-
-    Oedema swells: a part of it pushes as the core does.
-    """
+    """Return the mass effect: the way from each point to where its tissue came from, mm."""
     whole, core, _ = growth.seen_ml()
     radius = _radius_mm(core + _SWELLING * (whole - core))
     reach = 1.1 * radius + 7

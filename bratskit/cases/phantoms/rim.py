@@ -6,10 +6,18 @@ import numpy as np
 import torch
 from scipy import ndimage as ndi
 
-from bratskit.cases.phantoms.fields import Array, Grid, sqrt, threshold_for_count, uniform
+from bratskit.cases.phantoms.fields import (
+    FIELD_OF_VIEW_MM,
+    Array,
+    Grid,
+    draw_coefficients,
+    sqrt,
+    threshold_for_count,
+    uniform,
+)
 from bratskit.cases.phantoms.growth import Growth
 
-__all__ = ["grow_rim"]
+__all__ = ["fine_noise", "grow_rim"]
 
 _FAR_MM = 20.0  # no level set says more than this
 
@@ -43,6 +51,19 @@ def grow_rim(rng: np.random.Generator, growth: Growth, core: Array, grid: Grid) 
     return level.clamp_(-_FAR_MM, _FAR_MM)
 
 
+def fine_noise(
+    rng: np.random.Generator, grid: Grid, *, knots_mm: float, voxels: torch.Tensor | None = None
+) -> Array:
+    """Draw a field as `Grid.noise` does, from few knots that repeat every 20 to 29.
+
+    Two million knots for crumbs alone would take longer than all else of a tumour.
+    """
+    few = draw_coefficients(rng, knots_mm=10.0)
+    sizes = [math.ceil(extent / knots_mm) + 4 for extent in FIELD_OF_VIEW_MM]
+    pads = [(0, max(size - n, 0)) for size, n in zip(sizes, few.shape, strict=True)]
+    return grid.spline(np.pad(few, pads, mode="wrap"), knots_mm=knots_mm, voxels=voxels)
+
+
 def _score(
     rng: np.random.Generator, growth: Growth, depth: Array, near: torch.Tensor, grid: Grid
 ) -> Array:
@@ -53,11 +74,15 @@ def _score(
         return grid.noise_at(rng, knots_mm=round(knots_mm, 6), voxels=near)
 
     lobes = noise(0.45 * size) * (0.7 * rough) + noise(0.2 * size) * (0.6 * rough)
-    lobes = lobes + noise(2.2) * (0.35 * growth.grain + 0.2 * rough)
+    lobes = lobes + fine_noise(rng, grid, knots_mm=2.2, voxels=near) * (
+        0.35 * growth.grain + 0.2 * rough
+    )
     ramp = (depth * 2).clamp(0.05, 1)  # the surface itself mostly enhances
     heart, gaps = _directions(rng, growth, near, grid)
     score = depth + heart + lobes * ramp + gaps
-    crumbs = noise(1.6)  # of necrosis in the rim, and of enhancement in necrosis
+    crumbs = fine_noise(
+        rng, grid, knots_mm=1.6, voxels=near
+    )  # of necrosis in the rim, and of enhancement in necrosis
     crumbs = (crumbs - _CRUMB).clamp(min=0) - (-crumbs - _CRUMB - 0.5).clamp(min=0)
     score = score + crumbs * (4 * min(rough, 1.0))
     if growth.kind == "patchy":

@@ -19,7 +19,7 @@ from bratskit.cases.phantoms.fields import (
 )
 from bratskit.cases.phantoms.growth import Growth, push_of
 from bratskit.cases.phantoms.infiltrate import Tissue, infiltrate
-from bratskit.cases.phantoms.rim import grow_rim
+from bratskit.cases.phantoms.rim import fine_noise, grow_rim
 
 __all__ = ["Tumour", "grow_tumour", "push_of"]
 
@@ -210,7 +210,7 @@ def _grow_oedema(
     cost += tissue.csf * (12 * barrier + 1.5 * spared)
     cost += across * _FALX
     cost = blur(cost, tuple(0.7 / s for s in grid.spacing_mm))
-    specks = (grid.noise(rng, knots_mm=1.8) - _SPECK).clamp_(min=0)
+    specks = (fine_noise(rng, grid, knots_mm=1.8) - _SPECK).clamp_(min=0)
     cost -= specks.mul_(25 * min(growth.lopsided, 1.0))
     whole, volume, _ = growth.seen_ml()
     return _cut_oedema(cost, core, brain, round((whole - volume) / _voxel_ml(grid)), grid, steps)
@@ -253,12 +253,12 @@ def _cut_oedema(
         if keep is None:
             break
         free = free & (keep | (oedema <= 0))
-    oedema = ((border - cost) * _per_mm(cost, grid)).clamp_(-_FAR_MM, _FAR_MM)
+    oedema = ((border - cost) / _per_mm(cost, grid)).clamp_(-_FAR_MM, _FAR_MM)
     return torch.where(free | (core > 0), oedema, oedema.clamp(max=-1.0))
 
 
 def _per_mm(cost: Array, grid: Grid) -> Array:
-    """Return what turns differences of the cost into mm, so that fluid fades alike everywhere."""
+    """Return how much the cost rises a mm: without it, fluid would end abruptly in cortex."""
     squares = torch.zeros_like(cost)
     for axis, spacing in enumerate(grid.spacing_mm):
         n = cost.shape[axis] - 2
@@ -266,14 +266,7 @@ def _per_mm(cost: Array, grid: Grid) -> Array:
             slope = (cost.narrow(axis, 2, n) - cost.narrow(axis, 0, n)) * (0.5 / spacing)
             squares.narrow(axis, 1, n).add_(slope.mul_(slope))
     slope = blur(sqrt(squares), tuple(1.5 / s for s in grid.spacing_mm))
-    return _FADING / slope.clamp_(0.5, 20)
-
-
-def _border_of(growth: Growth, outside: Array, tissue: Tissue, grid: Grid) -> float:
-    """Return where `outside` is cut at detection, whatever the age it is looked at."""
-    inside = outside[tissue.brain > 0]
-    aim = max(round(growth.whole_ml * growth.core_share / _voxel_ml(grid)), 8)
-    return threshold_for_count(inside, min(aim, inside.numel() // 4))
+    return slope.clamp_(0.5, 20).mul_(1 / _FADING)
 
 
 def _near_core(
