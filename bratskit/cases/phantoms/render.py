@@ -205,7 +205,8 @@ def render(
         if shared.shading is not None:
             unit = round(1 / contrast.scanners[channel].spread, 6)
             image += shared.shading * contrast.shade_gain[channel] * (image + unit)
-        edge = mean["csf"] + min(contrast.strip_dark, 1.0) * (_AIR - mean["csf"])
+        edge = 0.35 * mean["csf"] + 0.65 * mean["grey"]  # BraTS cuts along the cortex
+        edge += min(contrast.strip_dark, 1.0) * (_AIR - edge)
         images.append(anatomy.volume(image, outside=round(edge, 6)))
     return images
 
