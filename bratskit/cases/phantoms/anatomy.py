@@ -152,7 +152,8 @@ def _tissues(
     csf = csf * (csf * 0.28 + 0.72) * 1.2  # near csf ** 1.3
     csf = csf.sub_(((depth - 10) * (1 / 10)).clamp_(0, 1).mul_(0.5)).clamp_(min=0)
     near_surface = ((26 - depth) * (1 / 20)).clamp_(0, 1).mul_(1 - white)
-    csf = csf.add_(near_surface.mul_(sulci * 0.2 + (0.3 * head.atrophy - 0.3))).clamp_(0, 1)
+    unrest = sulci * 0.14 * (1 - found[:, 4] * (1 / 255))  # the cerebellum has no wide sulci
+    csf = csf.add_(near_surface.mul_(unrest + (0.3 * head.atrophy - 0.3))).clamp_(0, 1)
     crisp = ((white - 0.5) * 1.8 + 0.5 + rough * 0.12).clamp_(0, 1)
     tissue = 1 - csf
     deep = deep * tissue

@@ -31,7 +31,7 @@ _TISSUES: dict[str, tuple[Four, Four]] = {
 # What regions add to their grey and white matter: without it a network takes cerebellum, brain stem
 # and hippocampus for tumour. Set after where such networks erred in thirty BraTS cases.
 _REGIONS: dict[str, tuple[Four, Four]] = {
-    "hindbrain": ((-0.15, 0.0, -0.05, -0.35), (0.4, 0.4, 0.3, 0.35)),
+    "hindbrain": ((-0.05, -0.18, -0.1, -0.35), (0.4, 0.4, 0.3, 0.35)),
     "limbic": ((0.2, -0.2, -0.05, 0.2), (0.3, 0.25, 0.2, 0.25)),
 }
 # Unit of the z-scores above over the mean of the brain: finished phantoms then have the standard
@@ -39,7 +39,7 @@ _REGIONS: dict[str, tuple[Four, Four]] = {
 _SPREAD = ((0.30, 0.60), (0.20, 0.33), (0.21, 0.43), (0.34, 0.66))
 # Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
 _FLARE = ((0.0, 0.55), (0.0, 0.3), (0.0, 0.2), (0.0, 0.5))
-_UNREST = (0.25, 0.2, 0.3, 0.2)
+_UNREST = (0.25, 0.15, 0.2, 0.2)
 # Shading that modalities share, as a part of the signal: thirty BraTS cases have poles up to 0.8
 # standard deviations brighter or darker in several modalities at once, and a darker vertex.
 _POLES = ((-0.25, 0.3), (-0.28, 0.25), (-0.25, 0.0))

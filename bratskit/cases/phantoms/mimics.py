@@ -20,7 +20,7 @@ _FOURTH = ((0, -47, -33), (7, 7, 7))
 # The vein of Galen with the internal cerebral veins before it and the straight sinus behind.
 _TRANSVERSE = ((38, -72, -20), (30, 22, 8))
 _CAVERNOUS = ((14, -2, -28), (12, 14, 10))
-_GALEN = ((0, -40, 7), (2.2, 11, 5))
+_GALEN = ((0, -40, 7), (1.6, 9, 4))
 
 
 def agent_weight(noises: Noises, contrast: Contrast, anatomy: Anatomy, csf: Array) -> Array:
@@ -50,7 +50,7 @@ def _vessels(noises: Noises, contrast: Contrast, anatomy: Anatomy, csf: Array) -
     tube = first * first + second * second
     lumen = torch.clamp(1.5 - tube * (1 / contrast.vessel_width), 0, 1)
     outside = torch.clamp(anatomy.ventricle_mm * 0.25, 0, 1) * (1 - anatomy.hindbrain * 0.6)
-    pial = step((3 - anatomy.depth_mm) * 2) * 0.5
+    pial = step((3 - anatomy.depth_mm) * 2) * 0.7
     share = torch.clamp((csf * 2.5 + pial) * outside + 0.04, max=1)
     return lumen * share
 
@@ -63,7 +63,7 @@ def _sinuses(anatomy: Anatomy, patches: Array) -> Array:
     basal = torch.maximum(near_place(anatomy, *_TRANSVERSE), near_place(anatomy, *_CAVERNOUS))
     return torch.maximum(
         torch.maximum(sagittal, basal * rim * step((patches + 0.5) * 3)),
-        near_place(anatomy, *_GALEN) * 0.7,
+        near_place(anatomy, *_GALEN) * 0.5,
     )
 
 

@@ -112,7 +112,7 @@ def _with_sulci(noises: Noises, contrast: Contrast, anatomy: Anatomy) -> tuple[A
     sheet = 1 - torch.abs(rough) * (1 / 0.3)
     near = torch.clamp(1 - anatomy.depth_mm * (1 / 28), 0, 1) * contrast.sulci
     cut = torch.clamp(sheet, min=0) * near * (1 - anatomy.hindbrain)
-    cut = cut + _folia(anatomy, rough) * (0.3 * contrast.sulci)
+    cut = cut + _folia(anatomy, rough) * (0.2 * contrast.sulci)
     touching = step((2.5 - anatomy.depth_mm) * 2) * step(noises.draw("touching", 9) * 3)
     cut = cut * (anatomy.grey - anatomy.deep_grey) - anatomy.csf * touching * 0.7
     return anatomy.csf + cut, anatomy.grey - cut
