@@ -6,7 +6,7 @@ import torch
 from bratskit.cases.phantoms.anatomy import Anatomy
 from bratskit.cases.phantoms.fields import Array, Grid
 
-__all__ = ["Noises", "fade", "near_place", "step"]
+__all__ = ["Noises", "fade", "near_place", "step", "where"]
 
 
 def step(x: Array) -> Array:
@@ -15,26 +15,33 @@ def step(x: Array) -> Array:
     return t * t * (3 - (t + t))
 
 
+def where(mask: torch.Tensor) -> torch.Tensor:
+    """Return the places of True, ascending."""
+    return torch.nonzero(mask).reshape(-1)
+
+
 def fade(distance_mm: Array, reach_mm: float) -> Array:
     """Fall from 1 at distance 0, with no slope, to 0 at three times the reach."""
     t = torch.clamp(1 - distance_mm * (1 / (3 * reach_mm)), 0, 1)
     return t * t * t
 
 
-def near_place(anatomy: Anatomy, centre: tuple[float, ...], half_axes: tuple[float, ...]) -> Array:
-    """Weigh an ellipsoid and its mirror image: 1 in its middle, 0.5 at its surface, `(N,)`.
+def near_place(
+    anatomy: Anatomy, at: torch.Tensor, centre: tuple[float, ...], half_axes: tuple[float, ...]
+) -> Array:
+    """Weigh an ellipsoid and its mirror image: 1 in its middle, 0.5 at its surface.
 
     Args:
         anatomy: The head.
+        at: Where to weigh, places among the brain voxels: few of them, as this takes time.
         centre: Distance to the mid-sagittal plane, MNI y, MNI z; mm.
         half_axes: Half axes along x, y and z, mm.
     """
-    y, z = anatomy.template_yz_mm
+    places = (anatomy.template_x_mm, *anatomy.template_yz_mm)
     squares = None
-    for place, middle, half in zip(
-        (anatomy.template_x_mm.abs(), y, z), centre, half_axes, strict=True
-    ):
-        part = (place - middle) * (1 / half)
+    for place, middle, half in zip(places, centre, half_axes, strict=True):
+        near = place.index_select(0, at)
+        part = ((near.abs() if squares is None else near) - middle) * (1 / half)
         squares = part * part if squares is None else squares + part * part
     return torch.clamp(1.5 - squares, 0, 1)
 

@@ -9,7 +9,7 @@ from bratskit.cases.phantoms.anatomy import Anatomy
 from bratskit.cases.phantoms.contrast import Contrast
 from bratskit.cases.phantoms.fields import Array, Grid
 from bratskit.cases.phantoms.mimics import agent_weight
-from bratskit.cases.phantoms.noises import Noises, fade, step
+from bratskit.cases.phantoms.noises import Noises, fade, step, where
 from bratskit.cases.phantoms.tumour import Tumour
 from bratskit.labels import MODALITIES
 
@@ -123,11 +123,13 @@ def _folia(anatomy: Anatomy, rough: Array) -> Array:
 
     They fan out behind the fourth ventricle. Set by eye.
     """
-    y, z = anatomy.template_yz_mm
-    turns = (z + 32) * 12 / (torch.abs(y + 45) + 35) + rough * 0.15
-    wave = torch.abs(turns - torch.floor(turns) - 0.5) * 4 - 1
-    outer = torch.clamp(1.5 - anatomy.depth_mm * (1 / 12), 0, 1) * anatomy.hindbrain
-    return torch.clamp(wave, min=0) * outer
+    at = where(anatomy.hindbrain > 0)
+    parts = (*anatomy.template_yz_mm, rough, anatomy.depth_mm, anatomy.hindbrain)
+    y, z, unruly, depth, inside = (part.index_select(0, at) for part in parts)
+    turns = (z + 32) * 12 / (torch.abs(y + 45) + 35) + unruly * 0.15
+    wave = torch.clamp(torch.abs(turns - torch.floor(turns) - 0.5) * 4 - 1, min=0)
+    wave = wave * torch.clamp(1.5 - depth * (1 / 12), 0, 1) * inside
+    return torch.zeros_like(rough).index_copy_(0, at, wave)
 
 
 def _shading(noises: Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
