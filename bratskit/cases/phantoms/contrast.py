@@ -194,7 +194,7 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
         kinship=draw.between(0.2, 1.0),
         unrest=draw.each(tuple((0.05, high) for high in _UNREST), rough),
         flare=draw.each(_FLARE, rough),
-        sulci=min(draw.between(0.4, 1.0, rough), 1.0),
+        sulci=min(draw.between(0.25, 0.75, rough), 1.0),
         drift=draw.each(((0.02, 0.1),) * 4, rough),
         fading=min(draw.between(0.1, 0.6, rough), 0.9),
         softness_mm=draw.between(0.8, 3.5, soft),
@@ -205,8 +205,8 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
         blood=draw.seldom(0.03 if growth.kind == "low-grade" else 0.15, 0.05, 0.3, rough),
         confluent=max(0.0, draw.between(-0.5, 1.3, use.white_lesions)),
         punctate=max(0.0, draw.between(-0.3, 1.0, use.white_lesions)),
-        mimics=draw.between(0.3, 1.0, use.mimics),
-        vessel_width=draw.between(0.03, 0.1),
+        mimics=draw.between(0.4, 1.0, use.mimics),
+        vessel_width=draw.between(0.04, 0.12),
         inflow=draw.seldom(0.25, 0.3, 1.0, use.mimics),
         strip_dark=max(0.0, draw.between(-0.3, 0.8, use.strip)),
         scraps=draw.between(0.0, 1.0, use.strip),
@@ -215,7 +215,7 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
         regions=_draw_regions(rng, use.regions),
         shade=draw.between(0.03, 0.11, use.bias),
         poles=draw.each(_POLES, use.bias),
-        shade_gain=draw.each(((0.3, 1.1), (0.6, 1.4), (0.6, 1.4), (0.6, 1.4))),
+        shade_gain=draw.each(((0.1, 1.0), (0.6, 1.4), (0.5, 1.3), (0.6, 1.4))),
     )
 
 

@@ -51,8 +51,8 @@ def _vessels(
     tube = first * first + second * second
     lumen = torch.clamp(1.5 - tube * (1 / contrast.vessel_width), 0, 1)
     outside = torch.clamp(anatomy.ventricle_mm * 0.25, 0, 1) * (1 - anatomy.hindbrain * 0.6)
-    pial = step((3 - anatomy.depth_mm) * 2) * 0.7
-    return lumen * torch.clamp((csf * 2.5 + pial) * outside + 0.04, max=1)
+    pial = step((3 - anatomy.depth_mm) * 2)
+    return lumen * torch.clamp((csf * 3.5 + pial) * outside + 0.04, max=1)
 
 
 def _rim(anatomy: Anatomy, patches: Array) -> tuple[torch.Tensor, Array]:

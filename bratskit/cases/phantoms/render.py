@@ -283,7 +283,7 @@ def _mottle(lesion: _Lesion, contrast: Contrast, channel: int) -> Array:
     """Mottle the tumour: water is bright on FLAIR and T2 alike, and a little dark on T1."""
     kinship = contrast.kinship
     other = round(float(np.sqrt(1 - kinship * kinship)), 6)
-    water, rest = {"flair": (1.0, 0.0), "t2": (kinship, other)}.get(
+    water, rest = {"flair": (0.75, 0.0), "t2": (kinship, other)}.get(
         MODALITIES[channel], (-0.35, 0.5)
     )
     first, second = lesion.mottle
