@@ -54,6 +54,7 @@ def block(white: torch.Tensor, csf: torch.Tensor | None = None) -> Anatomy:
         depth_mm=torch.full((count,), 30.0),
         ventricle_mm=torch.full((count,), 30.0),
         template_x_mm=torch.full((count,), 30.0),
+        template_yz_mm=(torch.zeros(count), torch.zeros(count)),
         jacobian=(1.0, 1.0),
     )
 
