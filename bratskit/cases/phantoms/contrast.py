@@ -20,7 +20,7 @@ _TISSUES: dict[str, tuple[Four, Four]] = {
     "grey": ((0.35, -0.4, -0.25, 0.15), (0.3, 0.3, 0.25, 0.25)),
     "white": ((-0.1, 0.75, 0.4, -0.6), (0.3, 0.3, 0.3, 0.2)),
     "deep_grey": ((-0.05, 0.15, 0.15, -0.35), (0.25, 0.3, 0.25, 0.25)),
-    "oedema": ((2.2, -0.35, -0.45, 1.5), (0.5, 0.4, 0.3, 0.7)),
+    "oedema": ((1.95, -0.35, -0.45, 1.5), (0.5, 0.4, 0.3, 0.7)),
     "necrosis": ((2.05, -0.85, -0.9, 2.1), (0.65, 0.6, 0.45, 0.75)),
     "enhancing": ((1.9, -0.15, 1.65, 1.35), (1.0, 0.7, 0.8, 0.7)),
     "vessel": ((-0.3, -0.2, 7.5, -1.0), (0.6, 0.5, 2.5, 0.7)),
@@ -47,7 +47,7 @@ _POLES = ((-0.25, 0.3), (-0.28, 0.25), (-0.25, 0.0))
 # slice to slice agrees with thirty BraTS cases: FLAIR and T2 of clinical protocols are 2D mostly.
 _THICK = (0.8, 0.6, 0.25, 0.8)
 # Noise of a scanned voxel in units of the z-scores: lowest and highest, matched likewise.
-_NOISE = ((0.02, 0.2), (0.03, 0.16), (0.02, 0.13), (0.03, 0.13))
+_NOISE = ((0.01, 0.14), (0.02, 0.11), (0.01, 0.1), (0.02, 0.09))
 
 
 @dataclass(frozen=True)

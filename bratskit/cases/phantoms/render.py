@@ -86,7 +86,7 @@ def _find_lesion(noises: Noises, contrast: Contrast, anatomy: Anatomy, tumour: T
         weights=weights,
         whole=_add_up(weights.values()),
         strength=torch.clamp(strength, 0.25, 1.3),
-        mottle=(coarse * 0.55 + fine * 0.28, coarse * -0.28 + fine * 0.28),
+        mottle=(coarse * 0.78 + fine * 0.26, coarse * -0.4 + fine * 0.26),
         uptake=torch.clamp(uptake, 0.4, 2.5),
     )
 
@@ -305,7 +305,7 @@ def _lesion_intensity(
     weights = lesion.weights
     mottle = _mottle(lesion, contrast, channel)
     swollen = tissue + lesion.strength * (mean["oedema"] - tissue)
-    image = weights["oedema"] * (swollen + mottle * 0.2)
+    image = weights["oedema"] * (swollen + mottle * 0.15)
     image += weights["necrosis"] * (mottle + mean["necrosis"])
     image += weights["blood"] * (mottle + mean["blood"])
     bright = mottle + mean["enhancing"]

@@ -29,9 +29,8 @@ _FAR_MM = 20.0  # no level set says more than this
 
 # Islands of oedema near its border: matched to thirty BraTS cases (14 parts, 68 voxels of crumbs).
 _SPECK = 2.6
-_FADING = (
-    1.35  # level sets of oedema rise so much a mm: FLAIR then rises at the mask's border as theirs
-)
+# Level sets of oedema rise so much a mm: FLAIR then rises at the mask's border as theirs.
+_FADING = 1.35
 
 # Set by eye: a mm across the falx counts as so many, and no more than this far. White matter at
 # the midline this deep below the brain's surface is corpus callosum, not a gyrus.
