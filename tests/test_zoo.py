@@ -100,7 +100,7 @@ def test_a_checkpoint_brings_back_the_network_with_its_settings(name, tmp_path):
 @pytest.mark.parametrize("mode", ["single", "window"])
 @pytest.mark.parametrize("name", EACH)
 def test_predict_works_with_each_at_once_and_by_windows(name, mode):
-    size = (32, 32, 32)
+    size = (64, 32, 32) if name == "swin_unetr" else (32, 32, 32)
     recipe = recipe_for(name, size)
     recipe = replace(recipe, inference=replace(recipe.inference, mode=mode))
     recipe = replace(recipe, training=replace(recipe.training, precision="auto"))  # bf16 if it is
@@ -197,6 +197,13 @@ def test_a_network_of_one_size_gets_small_volumes_padded_and_large_ones_by_windo
             single_pass(network, large)
         with pytest.raises(ValueError, match=r"window_vox must be \(32, 64, 32\)"):
             sliding_window(network, large, window_vox=(32, 32, 32))
+
+
+@pytest.mark.parametrize("name", ["segresnet", "dynunet"])
+def test_one_voxel_at_the_bottom_is_refused_before_torch_stumbles_over_it(name):
+    network = build(name, norm="instance").eval()
+    with pytest.raises(ValueError, match="or a network of fewer levels"):
+        network(torch.zeros(1, 4, *[MULTIPLES[name]] * 3))
 
 
 def test_patches_and_windows_of_a_network_of_one_size_must_be_alike():

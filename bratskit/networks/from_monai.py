@@ -38,7 +38,7 @@ class FromMonai(nn.Module):
         in_channels: Modalities of the image.
         multiple_vox: Sizes must be multiples of this.
         size_vox: The one size that it takes; None takes any multiple.
-        needs_two: Whether its deepest level must hold two voxels in training.
+        needs_two: Whether its deepest level must hold two voxels.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class FromMonai(nn.Module):
             in_channels=self.in_channels,
             multiple_vox=self.multiple_vox,
             size_vox=self.size_vox,
-            needs_two=self.needs_two and self.training,
+            needs_two=self.needs_two,
         )
         return self._answer(image)
 
