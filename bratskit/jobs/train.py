@@ -26,6 +26,7 @@ def run_train(options: argparse.Namespace) -> int:
         fold=options.fold,
         max_minutes=options.max_minutes,
         resume=options.resume,
+        track=options.track,
     )
     best = f"; best weights: {run.best}" if run.best.exists() else ""
     _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from bratskit.train.state import begin_from, make_card, refuse_other_settings, r
 from bratskit.train.step import Learner
 from bratskit.train.torchio_plugin import PatchTransform
 from bratskit.train.track import History, find_best, refuse_unmeasured, stopped_early
+from bratskit.train.trackers import FolderTracker, Tracker, TrackerGroup
 from bratskit.train.validate import validate
 
 __all__ = ["train"]
@@ -43,6 +44,7 @@ def train(
     device: torch.device | None = None,
     on_epoch: Callable[[History], None] | None = None,
     transform: PatchTransform | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> History:
     """Train until the recipe's epochs are done, going on from `last.pt` where there is one.
 
@@ -67,6 +69,8 @@ def train(
         on_epoch: Called with the history after each epoch, for live curves.
         transform: What `torchio_transform` made of a TorchIO transform, applied to each patch
             before the recipe's own augmentation. No checkpoint keeps it: give it again to go on.
+        trackers: Told of each epoch, picture and checkpoint beside the run folder; none of them
+            ever stops the training.
 
     Returns:
         One row an epoch; see `History`.
@@ -85,6 +89,7 @@ def train(
         seed_everything(recipe.seed, deterministic=deterministic)
         session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device)
         session.transform = transform
+        session.tracker = TrackerGroup([FolderTracker(), *trackers])
         run.create()  # not before the cases are known to be there
         session.begin(resume=resume)
         session.go(clock, on_epoch)
@@ -107,6 +112,7 @@ class _Session:
         self.prepared_dir, self.deterministic = prepared_dir, deterministic
         self.history = History()
         self.transform: PatchTransform | None = None
+        self.tracker = TrackerGroup([FolderTracker()])
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = open_sampler(learned_from, recipe, device=device)
         network = build_network(
@@ -128,7 +134,7 @@ class _Session:
         for stale in self.run.path.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
             stale.unlink(missing_ok=True)
         if not resume:
-            for path in (self.run.last, self.run.best, self.run.history):
+            for path in (self.run.last, self.run.best, self.run.history, self.run.trackers):
                 path.unlink(missing_ok=True)
         if not self.run.last.exists():
             start = begin_from(self.recipe, self.split)
@@ -162,6 +168,7 @@ class _Session:
             return
         if self.history:
             _say(f"going on after epoch {len(self.history)} of {epochs} in {self.run.path}")
+        self.tracker.begin(self.run, self.recipe, self.card)
         try:
             for epoch in range(len(self.history) + 1, epochs + 1):
                 began_min = clock.minutes
@@ -185,6 +192,7 @@ class _Session:
             raise FullDiskError(msg) from error
         finally:
             self.sampler.close()
+            self.tracker.end()
 
     def _is_done(self) -> str:
         epochs = self.recipe.training.epochs
@@ -223,13 +231,18 @@ class _Session:
         due = epoch % training.validate_every == 0 or epoch == training.epochs
         chosen = self.validation if due else []
         return validate(
-            self.learner.network_to_keep, chosen, self.recipe, device=self.learner.device
+            self.learner.network_to_keep,
+            chosen,
+            self.recipe,
+            device=self.learner.device,
+            on_case=self.tracker.painter(self.run, epoch),
         )
 
     def _keep(self, row: dict[str, object]) -> None:
         """Save best weights first, then the state that knows of them: a kill between is redone."""
         history = History([*self.history, row])
-        if find_best(history, self.recipe.training.select_by) is row or not self.validation:
+        is_best = find_best(history, self.recipe.training.select_by) is row or not self.validation
+        if is_best:
             scores = {name: row[name] for name in ("dice_mean", self.recipe.training.select_by)}
             save_checkpoint(
                 self.run.best,
@@ -247,6 +260,9 @@ class _Session:
             deterministic=self.deterministic,
         )
         self.history = history
+        self.tracker.log(row)
+        if is_best:
+            self.tracker.checkpoint(self.run.best)
 
     def _report(self, minutes: float) -> None:
         row, epochs = self.history[-1], self.recipe.training.epochs
