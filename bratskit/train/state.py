@@ -21,6 +21,7 @@ from bratskit.train.track import History
 
 __all__ = ["begin_from", "make_card", "refuse_other_settings", "restore", "save_last"]
 
+METRICS = {"dice_mean": "mean Dice of WT, TC, ET"}
 HISTORY_BYTES = 1e6  # a thousand rows take a fifth of it
 
 
@@ -153,13 +154,14 @@ def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[st
     """
     before = start.card if start else {}
     learned = split.train if recipe.training.phantom_share < 1 else ()
+    chosen = recipe.training.select_by
     seen = {*learned, *before.get("trained_on", ())}
     return {
         "trained_on": sorted(seen),
         "selected_on": sorted(split.validation),
         "split_train": sorted(split.train),
         "started_from": start.checksum if start else None,
-        "metric": "mean Dice of WT, TC, ET on the prepared grid of the validation cases",
+        "metric": f"{METRICS.get(chosen, chosen)} on the prepared grid of the validation cases",
         "recipe_name": recipe.name,
         "generator": GENERATOR if recipe.training.phantom_share else None,
     }
