@@ -52,6 +52,23 @@ def test_gradient_reaches_every_parameter_for_every_combination(options):
         assert weights.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize("block", BLOCKS)
+def test_each_block_learns_a_batch_with_gates_coarse_answers_and_checkpoints(block):
+    network = small(block=block, attention=True, deep_supervision=True, checkpointing=True)
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-2)
+    image = torch.randn(1, 4, 8, 8, 16)
+    labels = (image[:, 0] > 0).long() + (image[:, 1] > 1)
+    losses = []
+    for _ in range(25):
+        answers = network(image)
+        coarse = F.cross_entropy(answers[1], labels[:, ::2, ::2, ::2])
+        losses.append(F.cross_entropy(answers[0], labels) + coarse)
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    assert losses[-1] < 0.6 * losses[0]
+
+
 @given(
     options=st.sampled_from(EVERY),
     levels=st.integers(3, 4),
