@@ -34,14 +34,15 @@ def measure_brain(image: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def bend_contrast(image: Tensor, brain: Tensor, gamma: Array) -> None:
-    """Raise channels to a power over their range, then restore the brain's mean and deviation."""
+    """Raise channels to a power above their least value, then restore mean and deviation.
+
+    Both are of the brain, so that what unit the power is taken in does not matter.
+    """
     for channel, exponent in zip(image.split(1), gamma, strict=True):
         if exponent == 1:
             continue
         mean, std = measure_brain(channel, brain)
-        low, high = torch.aminmax(channel)
-        span = (high - low).clamp_min(1e-6)
-        channel.sub_(low).div_(span).log_().mul_(float(exponent)).exp_().mul_(brain)
+        channel.sub_(channel.min()).log_().mul_(float(exponent)).exp_().mul_(brain)
         bent_mean, bent_std = measure_brain(channel, brain)
         factor = std / bent_std.clamp_min(1e-6)
         channel.mul_(factor).add_(brain * (mean - bent_mean * factor))

@@ -82,7 +82,8 @@ class Warp:
             n = bend.shape[-1]
             turned = np.einsum("ab,bijk->aijk", matrix * np.array(shape) / (n - 3), bend)
             first, second, last = (like.new_tensor(_spline(length, n)) for length in shape)
-            self._rows = torch.einsum("ia,jb,dabc->dijc", first, second, like.new_tensor(turned))
+            rows = torch.einsum("jb,dabc->dajc", second, like.new_tensor(turned))
+            self._rows = torch.einsum("ia,dajc->dijc", first, rows)
             self._last = last.T
 
     def points(self, i: slice = slice(None), j: slice = slice(None)) -> list[Tensor]:
