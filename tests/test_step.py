@@ -467,6 +467,25 @@ def test_at_one_patch_activations_are_computed_twice_and_then_the_end_is_said_in
     assert torch.equal(weights(network), before)
 
 
+@pytest.mark.parametrize("norm", ["instance", "batch"])
+def test_our_network_computes_activations_twice_to_the_same_bits(norm: str, monkeypatch):
+    network, twin = make_twins(norm=norm)
+    learner, plain = make_learner(network, batch=1), make_learner(twin, batch=1)
+    real = learner._loss
+
+    def loss(image: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if not network.checkpointing:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(image, labels)
+
+    monkeypatch.setattr(learner, "_loss", loss)
+    with pytest.warns(RuntimeWarning, match="activations computed twice"):
+        learner.step([make_batch(1)])
+    plain.step([make_batch(1)])
+    for name, value in twin.state_dict().items():
+        assert torch.equal(network.state_dict()[name], value), name
+
+
 def test_another_error_of_the_machine_is_not_taken_for_memory(tiny_unet):
     learner = make_learner(Full(tiny_unet, holds=0, error=RuntimeError("CUDA error: misaligned")))
     with pytest.raises(RuntimeError, match="misaligned"):
