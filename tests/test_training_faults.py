@@ -148,7 +148,7 @@ FAULTS = [
     ),
     Fault(
         "the last validation is kept, not the best", "train/loop.py",
-        "if find_best(history, self.recipe.training.select_by) is row or", "if True or",
+        "find_best(history, self.recipe.training.select_by) is row or", "True or",
         "test_best.py::test_the_best_is_the_best_of_the_named_metric",
     ),
     Fault(
