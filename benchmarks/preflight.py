@@ -106,7 +106,10 @@ def change(recipe: Recipe, **training: object) -> Recipe:
 def take_steps(recipe: Recipe, device: torch.device) -> Learner:
     training = recipe.training
     network = build_network(
-        recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+        recipe.network,
+        in_channels=len(recipe.modalities),
+        out_channels=recipe.out_channels,
+        size_vox=recipe.training.patch_vox,
     ).train()
     learner = Learner(network, training, device=device, loss=make_loss(recipe))
     for _ in range(2):

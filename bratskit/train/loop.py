@@ -19,6 +19,7 @@ from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
 from bratskit.train.losses import make_loss
 from bratskit.train.mix import open_sampler
+from bratskit.train.parallel import Team, join_team
 from bratskit.train.parts import open_parts
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
 from bratskit.train.step import Learner
@@ -84,12 +85,12 @@ def train(
         KeyboardInterrupt: Passed on after saying how to go on.
     """
     clock = SessionClock(max_minutes)  # refuses a bad length before anything is thrown away
-    device = device or pick_device()
-    with _determinism(deterministic):
+    with join_team() as team, team.quiet(), _determinism(deterministic):
+        device = device or pick_device()
         seed_everything(recipe.seed, deterministic=deterministic)
-        session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device)
+        session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device, team)
         session.transform = transform
-        session.tracker = TrackerGroup([FolderTracker(), *trackers])
+        session.tracker = TrackerGroup([FolderTracker(), *trackers] if team.is_first else [])
         run.create()  # not before the cases are known to be there
         session.begin(resume=resume)
         session.go(clock, on_epoch)
@@ -107,9 +108,11 @@ class _Session:
         split: Split,
         deterministic: bool,
         device: torch.device,
+        team: Team,
     ) -> None:
         self.run, self.recipe, self.split = run, recipe, split
         self.prepared_dir, self.deterministic = prepared_dir, deterministic
+        self.team, self.share = team, team.share(recipe.training)
         self.history = History()
         self.transform: PatchTransform | None = None
         self.tracker = TrackerGroup([FolderTracker()])
@@ -126,29 +129,41 @@ class _Session:
             validate(network, [], recipe, device=device),
             n_validation=len(self.validation),
         )
+        team.refuse_batch_norm(network)
+        own = team.own_settings(recipe.training)
         loss = make_loss(recipe)
-        self.learner = Learner(network, recipe.training, device=device, loss=loss)
+        self.learner = Learner(network, own, device=device, loss=loss, team=team)
 
     def begin(self, *, resume: bool) -> None:
         """Restore the run in the folder, or begin a new one."""
-        for stale in self.run.path.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
-            stale.unlink(missing_ok=True)
-        if not resume:
-            for path in (self.run.last, self.run.best, self.run.history, self.run.trackers):
-                path.unlink(missing_ok=True)
+        if self.team.is_first:
+            self._clean(resume=resume)
+        self.team.tell(None)  # the others wait until it is done
+        learner, seed = self.learner, self.recipe.seed
         if not self.run.last.exists():
             start = begin_from(self.recipe, self.split)
             self.card = make_card(self.recipe, self.split, start)
             if start:
-                self.learner.load_weights(start.network.state_dict())
-            self._save_settings()
+                learner.load_weights(start.network.state_dict())
+            if self.team.is_first:
+                self._save_settings()
+            self.team.set_generators((), learner.device, seed=seed)
             return
         last = _load_last(self.run)
         refuse_other_settings(
             last, self.run, recipe=self.recipe, split=self.split, deterministic=self.deterministic
         )
         self.card = {name: last.card[name] for name in last.card if name != "made_by"}
-        self.history = restore(last, self.run, learner=self.learner, sampler=self.sampler)
+        self.history = restore(last, self.run, learner=learner, sampler=self.sampler)
+        others = last.training.get("others_rng", ())  # not in runs of before it existed
+        self.team.set_generators(others, learner.device, seed=seed)
+
+    def _clean(self, *, resume: bool) -> None:
+        for stale in self.run.path.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
+            stale.unlink(missing_ok=True)
+        if not resume:
+            for path in (self.run.last, self.run.best, self.run.history, self.run.trackers):
+                path.unlink(missing_ok=True)
 
     def _save_settings(self) -> None:
         """Write what the shell needs to go on."""
@@ -175,12 +190,12 @@ class _Session:
                 self._train_epoch(epoch)
                 longest_min = max(longest_min, clock.minutes - began_min)
                 self._report(clock.minutes)
-                if on_epoch:
+                if on_epoch and self.team.is_first:
                     on_epoch(self.history)
                 if epoch < epochs and (early := stopped_early(self.history, self.recipe.training)):
                     _say(early)
                     return
-                if epoch < epochs and _is_short(clock, longest_min):
+                if epoch < epochs and self.team.tell(_is_short(clock, longest_min)):
                     _say(f"time is up after epoch {epoch} of {epochs}. {self._how_to_go_on()}")
                     return
         except KeyboardInterrupt:
@@ -212,6 +227,7 @@ class _Session:
                 normalise=self.recipe.normalise,
                 augmentation=self.recipe.augmentation,
                 transform=self.transform,
+                share=self.share,
             )
         ]
         row = {
@@ -220,11 +236,12 @@ class _Session:
             "loss": float(np.mean(losses)),
             "lr": self.learner.lr,
         }
-        row |= self._validate(epoch)
+        if self.team.is_first:
+            row |= self._validate(epoch)
         if self.learner.fallback.note:
             row["fallback"] = self.learner.fallback.note
         row["seconds"] = round(time.monotonic() - began, 3)
-        self._keep(row)
+        self._keep(self.team.tell(row))
 
     def _validate(self, epoch: int) -> dict[str, float | str | None]:
         training = self.recipe.training
@@ -242,6 +259,10 @@ class _Session:
         """Save best weights first, then the state that knows of them: a kill between is redone."""
         history = History([*self.history, row])
         is_best = find_best(history, self.recipe.training.select_by) is row or not self.validation
+        others = self.team.gather_generators(self.learner.device)
+        if not self.team.is_first:
+            self.history = history
+            return
         if is_best:
             scores = {name: row[name] for name in ("dice_mean", self.recipe.training.select_by)}
             save_checkpoint(
@@ -258,6 +279,7 @@ class _Session:
             recipe=self.recipe,
             card=self.card,
             deterministic=self.deterministic,
+            others=others,
         )
         self.history = history
         self.tracker.log(row)

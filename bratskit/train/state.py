@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bratskit.cases import Split, patient_of
 from bratskit.cases.phantoms import GENERATOR
@@ -34,6 +35,7 @@ def save_last(
     recipe: Recipe,
     card: Mapping[str, object],
     deterministic: bool,
+    others: Sequence[Tensor] = (),
 ) -> None:
     """Write `last.pt`, then the history it contains: a kill between them loses nothing.
 
@@ -46,6 +48,7 @@ def save_last(
         **_generators(learner),
         "history": json.dumps(history),
         "deterministic": deterministic,
+        "others_rng": list(others),  # generators of further processes
     }
     save_checkpoint(run.last, network=learner.network, recipe=recipe, card=card, training=training)
     _save_history(history, run)
