@@ -147,6 +147,11 @@ FAULTS = [
         "test_resume.py::test_generators_that_only_libraries_draw_from_go_on_too",
     ),
     Fault(
+        "NumPy's generator is not restored", STATE,
+        '        np.random.set_state(json.loads(training["numpy_rng"]))', "        pass",
+        "test_resume.py::test_generators_that_only_libraries_draw_from_go_on_too",
+    ),
+    Fault(
         "the last validation is kept, not the best", "train/loop.py",
         "find_best(history, self.recipe.training.select_by) is row or", "True or",
         "test_best.py::test_the_best_is_the_best_of_the_named_metric",
