@@ -1,6 +1,6 @@
 """Compare the predicted memory of a training step with its measured peak, one row a recipe.
 
-    python benchmarks/preflight.py [RECIPE ...] [--precision fp32] [--out results/preflight.json]
+    python benchmarks/preflight.py [RECIPE ...] [--precision fp32] [--out ROWS.jsonl]
 
 Each recipe is measured in a process of its own, on the CPU and on a GPU where there is one:
 `tensors` on a CPU is the peak of torch's allocator (its profiler's memory events), on a GPU
