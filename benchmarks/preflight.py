@@ -1,6 +1,6 @@
 """Compare the predicted memory of a training step with its measured peak, one row a recipe.
 
-    python benchmarks/preflight.py [RECIPE ...] [--precision fp32] [--out results/preflight.json]
+    python benchmarks/preflight.py [RECIPE ...] [--precision fp32] [--out ROWS.jsonl]
 
 Each recipe is measured in a process of its own, on the CPU and on a GPU where there is one:
 `tensors` on a CPU is the peak of torch's allocator (its profiler's memory events), on a GPU
@@ -106,7 +106,10 @@ def change(recipe: Recipe, **training: object) -> Recipe:
 def take_steps(recipe: Recipe, device: torch.device) -> Learner:
     training = recipe.training
     network = build_network(
-        recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+        recipe.network,
+        in_channels=len(recipe.modalities),
+        out_channels=recipe.out_channels,
+        size_vox=recipe.training.patch_vox,
     ).train()
     learner = Learner(network, training, device=device, loss=make_loss(recipe))
     for _ in range(2):

@@ -316,6 +316,9 @@ def _parser() -> argparse.ArgumentParser:
         help="insist on a checkpoint to go on from; --no-resume throws an earlier one away",
     )
     train.add_argument(
+        "--track", choices=("wandb", "tensorboard"), action="append", default=[], help="tell it too"
+    )
+    train.add_argument(
         "--preflight", action="store_true", help="only say what it will take; exit 1: does not fit"
     )
     recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")

@@ -35,7 +35,10 @@ def measure_step_bytes(recipe: Recipe) -> int:
     gc.collect()  # what is freed below was made below
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+            recipe.network,
+            in_channels=len(recipe.modalities),
+            out_channels=recipe.out_channels,
+            size_vox=recipe.training.patch_vox,
         ).train()
         learner = Learner(network, training, device=CPU, loss=make_loss(recipe))
         for _ in range(2):

@@ -38,6 +38,7 @@ def test_lists_of_json_come_back_as_tuples():
 def test_a_recipe_from_before_a_setting_existed_still_loads():
     values = get_recipe("tiny").to_dict()
     del values["normalise"], values["geometry"]["region"], values["geometry"]["crop_vox"]
+    del values["targets"], values["loss"]
     assert Recipe.from_dict(values) == get_recipe("tiny")
 
 
@@ -124,6 +125,14 @@ def test_the_five_reference_formats_have_names():
     assert (formats["b"].network.norm, formats["b"].network.dropout) == ("batch", 0.2)
     assert {name for name in "abcde" if formats[name].geometry.region == "grid"} == {"d", "e"}
     assert formats["d"].geometry.crop_vox == formats["e"].geometry.crop_vox == (128, 128, 128)
+
+
+def test_the_five_references_have_their_targets_and_losses():
+    formats = {name: RECIPES[f"unet-{name}"] for name in "abcde"}
+    assert {name for name in "abcde" if formats[name].targets == "regions"} == {"c"}
+    losses = {name: recipe.loss.name for name, recipe in formats.items()}
+    assert losses | {"c": "dice", "d": "dice_focal"} == losses
+    assert {losses[name] for name in "abe"} == {"dice_ce"}
 
 
 def test_an_unknown_recipe_lists_those_that_exist():

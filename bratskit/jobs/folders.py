@@ -82,6 +82,7 @@ def train_prepared(
     fold: int | None = None,
     max_minutes: float | None = None,
     resume: bool | None = None,
+    track: Sequence[str] = (),
 ) -> tuple[Recipe, Sequence[Mapping[str, object]]]:
     """Train on a folder of prepared cases, going on where an earlier call stopped.
 
@@ -94,6 +95,7 @@ def train_prepared(
         fold: Which of the manifest's folds.
         max_minutes: Length of this session; None never ends.
         resume: True insists on a checkpoint to go on from, False throws an earlier one away.
+        track: Names of `bratskit.train.trackers.TRACKERS` to tell beside the run folder.
 
     Returns:
         The recipe, and the history of the run, one row an epoch.
@@ -105,6 +107,7 @@ def train_prepared(
     """
     from bratskit.preprocess import list_prepared
     from bratskit.train import train
+    from bratskit.train.trackers import make_trackers
 
     recipe = recipe_of(recipe_name, run)
     ids = list_prepared(prepared)
@@ -124,6 +127,7 @@ def train_prepared(
         split=_split_of(run, prepared, ids, manifest, fold=fold, recipe=recipe),
         max_minutes=max_minutes,
         resume=resume is not False,
+        trackers=make_trackers(track),
     )
     return recipe, history
 

@@ -1,6 +1,7 @@
 """Answer `bratskit train`: pre-flight, trackers and the training itself; it parses no words."""
 
 import argparse
+import os
 import sys
 
 from bratskit.jobs.folders import recipe_of, train_prepared
@@ -18,6 +19,14 @@ def run_train(options: argparse.Namespace) -> int:
         seen = preflight(recipe_of(options.recipe, run), prepared_dir=options.prepared)
         _say(str(seen))
         return 0 if seen.fits else 1
+    from bratskit.train.parallel import Team
+
+    only_first = Team(rank=int(os.environ.get("RANK", "0"))).quiet()  # of those `torchrun` started
+    with only_first:
+        return _train(options, run)
+
+
+def _train(options: argparse.Namespace, run: RunFolder) -> int:
     recipe, history = train_prepared(
         options.prepared,
         run,
@@ -26,6 +35,7 @@ def run_train(options: argparse.Namespace) -> int:
         fold=options.fold,
         max_minutes=options.max_minutes,
         resume=options.resume,
+        track=options.track,
     )
     best = f"; best weights: {run.best}" if run.best.exists() else ""
     _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")

@@ -9,6 +9,7 @@ from torch import Tensor
 from bratskit.settings import AugmentationSettings, TrainingSettings
 from bratskit.train.augment import apply_augmentation, draw_augmentation
 from bratskit.train.mix import MixedSampler, StreamPlace
+from bratskit.train.parallel import Share
 from bratskit.train.patches import PatchPlace, PatchSampler
 from bratskit.train.torchio_plugin import PatchTransform
 
@@ -27,6 +28,7 @@ def feed_epoch(
     normalise: str = "zscore",
     augmentation: AugmentationSettings | None = None,
     transform: PatchTransform | None = None,
+    share: Share | None = None,
 ) -> Iterator[tuple[list[str], Iterator[Batch]]]:
     """Yield the case ids and the batches of each optimiser step of one epoch.
 
@@ -41,6 +43,8 @@ def feed_epoch(
         normalise: Scale of the prepared images, `recipe.normalise`.
         augmentation: Share and range of each operation; None takes the usual ones.
         transform: What `torchio_transform` made, applied to each batch before it is varied.
+        share: Which batches of each step, and patches of each batch, are this process's; None
+            takes all. What is drawn does not depend on it.
 
     Yields:
         Ids of all patches of the step, and `settings.accumulate` batches of image
@@ -56,19 +60,24 @@ def feed_epoch(
             else None
         )
         seeds.append(int(sampler.rng.integers(2**31)) if transform else None)
-    cut = _cut_ahead(sampler, places)
+    share = share or Share.whole(settings)
+    groups = [
+        [first + at for at in share.batches] for first in range(0, len(places), settings.accumulate)
+    ]
+    cut = _cut_ahead(sampler, [places[at] for group in groups for at in group])
 
     def vary(at: int) -> Batch:
         batch = next(cut) if transform is None else transform(*next(cut), seeds[at])
         image, labels = (item.to(device, non_blocking=True) for item in batch)
-        if params[at] is None:
-            return image, labels
-        return apply_augmentation(image, labels, params[at], normalise=normalise)
+        if params[at] is not None:
+            image, labels = apply_augmentation(image, labels, params[at], normalise=normalise)
+        return image[share.part], labels[share.part]
 
-    for first in range(0, len(places), settings.accumulate):
-        group = range(first, first + settings.accumulate)
-        ids = [name for at in group for name in sampler.ids(places[at])]
-        yield ids, map(vary, group)
+    for group in groups:
+        yield (
+            [name for at in group for name in sampler.ids(places[at][share.part])],
+            map(vary, group),
+        )
 
 
 def _cut_ahead(sampler: Sampler, places: Sequence[Places]) -> Iterator[Batch]:

@@ -3,7 +3,7 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,11 +19,13 @@ from bratskit.settings import Recipe
 from bratskit.train.batches import feed_epoch
 from bratskit.train.losses import make_loss
 from bratskit.train.mix import open_sampler
+from bratskit.train.parallel import Team, join_team
 from bratskit.train.parts import open_parts
 from bratskit.train.state import begin_from, make_card, refuse_other_settings, restore, save_last
 from bratskit.train.step import Learner
 from bratskit.train.torchio_plugin import PatchTransform
 from bratskit.train.track import History, find_best, refuse_unmeasured, stopped_early
+from bratskit.train.trackers import FolderTracker, Tracker, TrackerGroup
 from bratskit.train.validate import validate
 
 __all__ = ["train"]
@@ -43,6 +45,7 @@ def train(
     device: torch.device | None = None,
     on_epoch: Callable[[History], None] | None = None,
     transform: PatchTransform | None = None,
+    trackers: Sequence[Tracker] = (),
 ) -> History:
     """Train until the recipe's epochs are done, going on from `last.pt` where there is one.
 
@@ -67,6 +70,8 @@ def train(
         on_epoch: Called with the history after each epoch, for live curves.
         transform: What `torchio_transform` made of a TorchIO transform, applied to each patch
             before the recipe's own augmentation. No checkpoint keeps it: give it again to go on.
+        trackers: Told of each epoch, picture and checkpoint beside the run folder; none of them
+            ever stops the training.
 
     Returns:
         One row an epoch; see `History`.
@@ -80,11 +85,12 @@ def train(
         KeyboardInterrupt: Passed on after saying how to go on.
     """
     clock = SessionClock(max_minutes)  # refuses a bad length before anything is thrown away
-    device = device or pick_device()
-    with _determinism(deterministic):
+    with join_team() as team, team.quiet(), _determinism(deterministic):
+        device = device or pick_device()
         seed_everything(recipe.seed, deterministic=deterministic)
-        session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device)
+        session = _Session(Path(prepared_dir), run, recipe, split, deterministic, device, team)
         session.transform = transform
+        session.tracker = TrackerGroup([FolderTracker(), *trackers] if team.is_first else [])
         run.create()  # not before the cases are known to be there
         session.begin(resume=resume)
         session.go(clock, on_epoch)
@@ -102,11 +108,14 @@ class _Session:
         split: Split,
         deterministic: bool,
         device: torch.device,
+        team: Team,
     ) -> None:
         self.run, self.recipe, self.split = run, recipe, split
         self.prepared_dir, self.deterministic = prepared_dir, deterministic
+        self.team, self.share = team, team.share(recipe.training)
         self.history = History()
         self.transform: PatchTransform | None = None
+        self.tracker = TrackerGroup([FolderTracker()])
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = open_sampler(learned_from, recipe, device=device)
         network = build_network(
@@ -120,29 +129,41 @@ class _Session:
             validate(network, [], recipe, device=device),
             n_validation=len(self.validation),
         )
+        team.refuse_batch_norm(network)
+        own = team.own_settings(recipe.training)
         loss = make_loss(recipe)
-        self.learner = Learner(network, recipe.training, device=device, loss=loss)
+        self.learner = Learner(network, own, device=device, loss=loss, team=team)
 
     def begin(self, *, resume: bool) -> None:
         """Restore the run in the folder, or begin a new one."""
-        for stale in self.run.path.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
-            stale.unlink(missing_ok=True)
-        if not resume:
-            for path in (self.run.last, self.run.best, self.run.history):
-                path.unlink(missing_ok=True)
+        if self.team.is_first:
+            self._clean(resume=resume)
+        self.team.tell(None)  # the others wait until it is done
+        learner, seed = self.learner, self.recipe.seed
         if not self.run.last.exists():
             start = begin_from(self.recipe, self.split)
             self.card = make_card(self.recipe, self.split, start)
             if start:
-                self.learner.load_weights(start.network.state_dict())
-            self._save_settings()
+                learner.load_weights(start.network.state_dict())
+            if self.team.is_first:
+                self._save_settings()
+            self.team.set_generators((), learner.device, seed=seed)
             return
         last = _load_last(self.run)
         refuse_other_settings(
             last, self.run, recipe=self.recipe, split=self.split, deterministic=self.deterministic
         )
         self.card = {name: last.card[name] for name in last.card if name != "made_by"}
-        self.history = restore(last, self.run, learner=self.learner, sampler=self.sampler)
+        self.history = restore(last, self.run, learner=learner, sampler=self.sampler)
+        others = last.training.get("others_rng", ())  # not in runs of before it existed
+        self.team.set_generators(others, learner.device, seed=seed)
+
+    def _clean(self, *, resume: bool) -> None:
+        for stale in self.run.path.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
+            stale.unlink(missing_ok=True)
+        if not resume:
+            for path in (self.run.last, self.run.best, self.run.history, self.run.trackers):
+                path.unlink(missing_ok=True)
 
     def _save_settings(self) -> None:
         """Write what the shell needs to go on."""
@@ -162,18 +183,19 @@ class _Session:
             return
         if self.history:
             _say(f"going on after epoch {len(self.history)} of {epochs} in {self.run.path}")
+        self.tracker.begin(self.run, self.recipe, self.card)
         try:
             for epoch in range(len(self.history) + 1, epochs + 1):
                 began_min = clock.minutes
                 self._train_epoch(epoch)
                 longest_min = max(longest_min, clock.minutes - began_min)
                 self._report(clock.minutes)
-                if on_epoch:
+                if on_epoch and self.team.is_first:
                     on_epoch(self.history)
                 if epoch < epochs and (early := stopped_early(self.history, self.recipe.training)):
                     _say(early)
                     return
-                if epoch < epochs and _is_short(clock, longest_min):
+                if epoch < epochs and self.team.tell(_is_short(clock, longest_min)):
                     _say(f"time is up after epoch {epoch} of {epochs}. {self._how_to_go_on()}")
                     return
         except KeyboardInterrupt:
@@ -185,6 +207,7 @@ class _Session:
             raise FullDiskError(msg) from error
         finally:
             self.sampler.close()
+            self.tracker.end()
 
     def _is_done(self) -> str:
         epochs = self.recipe.training.epochs
@@ -204,6 +227,7 @@ class _Session:
                 normalise=self.recipe.normalise,
                 augmentation=self.recipe.augmentation,
                 transform=self.transform,
+                share=self.share,
             )
         ]
         row = {
@@ -212,24 +236,34 @@ class _Session:
             "loss": float(np.mean(losses)),
             "lr": self.learner.lr,
         }
-        row |= self._validate(epoch)
+        if self.team.is_first:
+            row |= self._validate(epoch)
         if self.learner.fallback.note:
             row["fallback"] = self.learner.fallback.note
         row["seconds"] = round(time.monotonic() - began, 3)
-        self._keep(row)
+        self._keep(self.team.tell(row))
 
     def _validate(self, epoch: int) -> dict[str, float | str | None]:
         training = self.recipe.training
         due = epoch % training.validate_every == 0 or epoch == training.epochs
         chosen = self.validation if due else []
         return validate(
-            self.learner.network_to_keep, chosen, self.recipe, device=self.learner.device
+            self.learner.network_to_keep,
+            chosen,
+            self.recipe,
+            device=self.learner.device,
+            on_case=self.tracker.painter(self.run, epoch),
         )
 
     def _keep(self, row: dict[str, object]) -> None:
         """Save best weights first, then the state that knows of them: a kill between is redone."""
         history = History([*self.history, row])
-        if find_best(history, self.recipe.training.select_by) is row or not self.validation:
+        is_best = find_best(history, self.recipe.training.select_by) is row or not self.validation
+        others = self.team.gather_generators(self.learner.device)
+        if not self.team.is_first:
+            self.history = history
+            return
+        if is_best:
             scores = {name: row[name] for name in ("dice_mean", self.recipe.training.select_by)}
             save_checkpoint(
                 self.run.best,
@@ -245,8 +279,12 @@ class _Session:
             recipe=self.recipe,
             card=self.card,
             deterministic=self.deterministic,
+            others=others,
         )
         self.history = history
+        self.tracker.log(row)
+        if is_best:
+            self.tracker.checkpoint(self.run.best)
 
     def _report(self, minutes: float) -> None:
         row, epochs = self.history[-1], self.recipe.training.epochs

@@ -213,7 +213,10 @@ def _time_step(recipe: Recipe, device: torch.device) -> tuple[float, float]:
     small = dataclasses.replace(training, patch_vox=patch, batch=1, accumulate=1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+            recipe.network,
+            in_channels=len(recipe.modalities),
+            out_channels=recipe.out_channels,
+            size_vox=patch,
         ).train()
         learner = Learner(network, small, device=device, loss=make_loss(recipe))
         image = torch.randn(1, len(recipe.modalities), *patch)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bratskit.cases import Split, patient_of
 from bratskit.cases.phantoms import GENERATOR
@@ -21,6 +22,7 @@ from bratskit.train.track import History
 
 __all__ = ["begin_from", "make_card", "refuse_other_settings", "restore", "save_last"]
 
+METRICS = {"dice_mean": "mean Dice of WT, TC, ET"}
 HISTORY_BYTES = 1e6  # a thousand rows take a fifth of it
 
 
@@ -33,6 +35,7 @@ def save_last(
     recipe: Recipe,
     card: Mapping[str, object],
     deterministic: bool,
+    others: Sequence[Tensor] = (),
 ) -> None:
     """Write `last.pt`, then the history it contains: a kill between them loses nothing.
 
@@ -45,6 +48,7 @@ def save_last(
         **_generators(learner),
         "history": json.dumps(history),
         "deterministic": deterministic,
+        "others_rng": list(others),  # generators of further processes
     }
     save_checkpoint(run.last, network=learner.network, recipe=recipe, card=card, training=training)
     _save_history(history, run)
@@ -153,13 +157,14 @@ def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[st
     """
     before = start.card if start else {}
     learned = split.train if recipe.training.phantom_share < 1 else ()
+    chosen = recipe.training.select_by
     seen = {*learned, *before.get("trained_on", ())}
     return {
         "trained_on": sorted(seen),
         "selected_on": sorted(split.validation),
         "split_train": sorted(split.train),
         "started_from": start.checksum if start else None,
-        "metric": "mean Dice of WT, TC, ET on the prepared grid of the validation cases",
+        "metric": f"{METRICS.get(chosen, chosen)} on the prepared grid of the validation cases",
         "recipe_name": recipe.name,
         "generator": GENERATOR if recipe.training.phantom_share else None,
     }

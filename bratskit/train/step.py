@@ -24,6 +24,7 @@ from bratskit.train.optimise import (
     learning_rate,
     make_optimiser,
 )
+from bratskit.train.parallel import Team
 
 __all__ = ["Learner"]
 
@@ -45,6 +46,7 @@ class Learner:
         settings: How weights are learned.
         device: Where the network runs.
         loss: What is minimised, from `make_loss`.
+        team: Processes that learn together, this one by `settings`; None learns alone.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Learner:
         *,
         device: torch.device,
         loss: Loss = dice_ce_loss,
+        team: Team | None = None,
     ) -> None:
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.settings = settings
         self.loss = loss
+        self.team = team or Team()
         self.device = device
         self.precision = pick_precision(device, settings.precision)
         self.optimiser = make_optimiser(self.network, settings)
@@ -122,6 +126,7 @@ class Learner:
                 if said is not None:  # here, where no traceback holds activations any more
                     self._start_again(said, buffers)
                     total, todo = 0.0, [*seen]
+        total = self.team.average(self.network, total)
         self._update(f"{name}, cases {', '.join(sorted(set(ids)))}" if ids else name)
         return total
 
