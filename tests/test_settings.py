@@ -117,7 +117,7 @@ def test_multiples_follow_from_the_levels():
 
 
 def test_the_five_reference_formats_have_names():
-    formats = {name: RECIPES[f"unet-{name}"] for name in "abcde"}
+    formats = {name: get_recipe(f"unet-{name}") for name in "abcde"}
     assert [name for name, recipe in formats.items() if recipe.normalise == "minmax"] == ["d"]
     assert formats["d"].modalities == ("flair", "t1ce", "t2")
     assert formats["a"].geometry.size_vox == (128, 128, 128)
@@ -128,7 +128,7 @@ def test_the_five_reference_formats_have_names():
 
 
 def test_the_five_references_have_their_targets_and_losses():
-    formats = {name: RECIPES[f"unet-{name}"] for name in "abcde"}
+    formats = {name: get_recipe(f"unet-{name}") for name in "abcde"}
     assert {name for name in "abcde" if formats[name].targets == "regions"} == {"c"}
     losses = {name: recipe.loss.name for name, recipe in formats.items()}
     assert losses | {"c": "dice", "d": "dice_focal"} == losses

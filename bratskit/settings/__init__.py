@@ -2,6 +2,7 @@
 
 from bratskit.settings.augmentation import AUGMENTATIONS, AugmentationSettings
 from bratskit.settings.loss import LOSSES, TARGET_NAMES, LossSettings, Targets
+from bratskit.settings.miniature import miniature
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.recipes import RECIPES, get_recipe
 from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
@@ -21,4 +22,5 @@ __all__ = [
     "Targets",
     "TrainingSettings",
     "get_recipe",
+    "miniature",
 ]
