@@ -226,6 +226,7 @@ def test_kernels_run_in_float32_where_torchs_bf16_gradients_are_whatever_stood_i
     convolution = Convolution(4, 4, 3, padding=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert convolution(torch.randn(1, 4, 2, 4, 4)).dtype == torch.float32
+        assert convolution(torch.randn(1, 4, 4, 4, 1)).dtype == torch.float32
         assert convolution(torch.randn(1, 4, 4, 4, 4)).dtype == torch.bfloat16
 
 
