@@ -13,6 +13,7 @@ from bratskit.settings import (
     NetworkSettings,
     Recipe,
     TrainingSettings,
+    change_recipe,
     get_recipe,
 )
 
@@ -135,6 +136,36 @@ def test_a_setting_of_the_wrong_kind_is_refused_by_its_dotted_name(name, value, 
     with pytest.raises(ValueError, match=rf"{re.escape(name)} must be {said}") as refusal:
         Recipe.from_dict(values)
     assert "\n" not in str(refusal.value)
+
+
+def test_settings_are_changed_by_dotted_names_as_json_or_text():
+    words = ["network.norm=batch", "training.patch_vox=[32, 32, 32]", "training.augment=false"]
+    words += ["inference.window_vox=[32, 32, 32]", "seed=7", "seed=8", 'training.start_from="a=b"']
+    changed = change_recipe(get_recipe("tiny"), words)
+    training = changed.training
+    assert (training.patch_vox, training.augment, training.start_from) == ((32,) * 3, False, "a=b")
+    assert (changed.network.norm, changed.seed) == ("batch", 8)
+    assert change_recipe(get_recipe("tiny"), []) == get_recipe("tiny")
+
+
+def test_changes_are_made_at_once_where_they_only_fit_together():
+    changed = change_recipe(get_recipe("tiny"), ["targets=regions", "loss.name=dice_bce"])
+    assert (changed.out_channels, changed.loss.name) == (3, "dice_bce")
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("training.ema_decya=0.9", r"got 'training.ema_decya'. Nearest: training.ema_decay\."),
+        ("ema_decay=0.9", r"Nearest: training.ema_decay\."),
+        ("training=3", r"must name a setting; got 'training'"),
+        ("dropout", r"must be NAME=VALUE; got 'dropout'"),
+        ("training.batch=two", r"training.batch must be a whole number; got 'two'"),
+    ],
+)
+def test_a_change_that_cannot_be_is_refused_with_the_nearest(word, said):
+    with pytest.raises(ValueError, match=said):
+        change_recipe(get_recipe("tiny"), [word])
 
 
 def test_a_settings_file_that_is_no_recipe_is_refused(tmp_path):
