@@ -18,7 +18,7 @@ from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.preflight import Preflight, preflight
 from bratskit.train.step import Learner
 from bratskit.train.torchio_plugin import torchio_transform
-from bratskit.train.track import History
+from bratskit.train.track import History, stopped_early
 from bratskit.train.validate import validate
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "open_sampler",
     "preflight",
     "region_targets",
+    "stopped_early",
     "torchio_transform",
     "train",
     "validate",
