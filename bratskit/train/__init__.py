@@ -11,6 +11,7 @@ from bratskit.train.losses import (
     measure_loss,
     region_targets,
 )
+from bratskit.train.memory import predict_step_bytes
 from bratskit.train.mix import MixedSampler, open_sampler
 from bratskit.train.optimise import learning_rate
 from bratskit.train.patches import PatchPlace, PatchSampler
@@ -40,6 +41,7 @@ __all__ = [
     "make_loss",
     "measure_loss",
     "open_sampler",
+    "predict_step_bytes",
     "preflight",
     "region_targets",
     "stopped_early",
