@@ -15,6 +15,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -124,11 +125,16 @@ def batch(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Ten
 
 
 def profile_peak(recipe: Recipe, device: torch.device) -> int:
+    """Return the peak of two steps of a recipe."""
+    return peak_of(lambda: take_steps(recipe, device))
+
+
+def peak_of(job: Callable[[], object]) -> int:
     """Sum torch's allocations and frees in their order, and return the highest sum."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        learner = take_steps(recipe, device)
+        made = job()
     events = [
         event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
     ]
@@ -136,7 +142,7 @@ def profile_peak(recipe: Recipe, device: torch.device) -> int:
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    del learner
+    del made
     return peak
 
 

@@ -1,6 +1,9 @@
 """Time what a training step waits for, side by side with the peers in one run.
 
     python benchmarks/train.py patches [CASES] [--case ID] [--rounds 15] [--out FOLDER]
+    python benchmarks/train.py step [--rounds 5] [--compile] [--out FOLDER]
+    python benchmarks/train.py memory [--out FOLDER]
+    python benchmarks/train.py gpu [CASES] [--case ID] [--rounds 50] [--out FOLDER]
 
 `patches` samples a patch of 4x128x128x64 with labels from the prepared store and varies it by every
 operation at once; see `augmenters.py`. The ways take turns in one process, on one thread each, and
@@ -10,6 +13,13 @@ phantom is sampled.
 
 In favour of the peers: MONAI and TorchIO hold the case in memory, batchgeneratorsv2 samples through
 our store, and none of them looks for the background, which ours keeps at exactly 0.
+
+`step` takes a whole training step of our U-Net and of MONAI's DynUNet, which has the same
+convolutions, on two patches of 64^3; GFLOP/s are those of convolutions, beside what one wide
+convolution reaches in the same run. `memory` is the peak of torch's allocator in such steps.
+`gpu` counts patches a second and the share of time a GPU waits for them: ours as `train` feeds
+them, MONAI's dictionary transforms in two loader workers. The share is what a step on a batch that
+is there already would save, our variation on the device being part of the step.
 """
 
 import argparse
@@ -41,7 +51,16 @@ def parse() -> argparse.Namespace:
     patches.add_argument("folder", nargs="?", help="folder of cases; a phantom without it")
     patches.add_argument("--case", help="id of the case; the first one without it")
     patches.add_argument("--rounds", type=int, default=15)
-    patches.add_argument("--out", type=Path, default=RESULTS)
+    gpu = parts.add_parser("gpu", help="patches a second on a GPU, and how long it waits")
+    gpu.add_argument("folder", nargs="?", help="folder of cases; a phantom without it")
+    gpu.add_argument("--case", help="id of the case; the first one without it")
+    gpu.add_argument("--rounds", type=int, default=50, help="steps")
+    step = parts.add_parser("step", help="learn from a batch")
+    step.add_argument("--rounds", type=int, default=5)
+    step.add_argument("--compile", action="store_true", help="torch.compile too; takes minutes")
+    memory = parts.add_parser("memory", help="memory of a step")
+    for part in (patches, step, memory, gpu):
+        part.add_argument("--out", type=Path, default=RESULTS)
     return parser.parse_args()
 
 
@@ -146,7 +165,151 @@ def patches(given: argparse.Namespace) -> None:
             say(f"{name}: {ratio:.1f}x, aim {aim:g}x: {'met' if ratio >= aim else 'missed'}")
 
 
-PARTS = {"patches": patches}
+def step(given: argparse.Namespace) -> None:
+    """Print the table of training steps, rounds interleaved, and keep it as JSON."""
+    import steppers
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    device, ways, counts = torch.device("cpu"), {}, {}
+    for norm in ("instance", "batch"):
+        for precision in ("fp32", "bf16"):
+            recipe = steppers.make_recipe(norm, precision, patch_vox=(64, 64, 64))
+            batch = steppers.random_batch(recipe)
+            for name, make in steppers.WAYS.items():
+                one, network = make(recipe, device)
+                counts[name] = counts.get(name) or steppers.count(network, batch[0])
+                ways[f"{name} {norm} {precision}"] = lambda one=one, batch=batch: one(batch)
+                if given.compile and precision == "bf16":
+                    one, network = make(recipe, device)
+                    network.compile()
+                    ways[f"{name} {norm} bf16 compiled"] = lambda one=one, batch=batch: one(batch)
+    same = ("weights_but_upsampling_bias", "forward_multiply_adds")
+    if any(counts["ours"][key] != counts["MONAI"][key] for key in same):
+        say(f"the networks must be of one size; got {counts}")
+        sys.exit(1)
+    peaks = {name: steppers.convolution_gflops(name, device) for name in ("fp32", "bf16")}
+    least: dict[str, float] = {}
+    for turn in range(given.rounds + 1):  # the first warms up
+        for name, job in ways.items():
+            spent = spent_ms(job)[1]
+            least[name] = min(spent, least.get(name, spent)) if turn > 1 else spent
+    gflop = counts["ours"]["step_flop"] / 1e9
+    say(
+        "| one thread | CPU time | GFLOP/s | of the peak | to ours bf16 |",
+        "|---|---:|---:|---:|---:|",
+    )
+    for name, ms in least.items():
+        _, norm, precision = name.split()[:3]
+        rate, ratio = 1e3 * gflop / ms, ms / least[f"ours {norm} bf16"]
+        share = rate / peaks[precision]
+        say(f"| {name} | {ms:.0f} ms | {rate:.0f} | {share:.0%} | {ratio:.2f}x |")
+    say(f"peak of a wide convolution: {peaks['fp32']:.0f} fp32, {peaks['bf16']:.0f} bf16 GFLOP/s")
+    keep(given, {"rounds": given.rounds, "threads": 1, "counts": counts,
+                 "peak_gflops": peaks, "least_cpu_ms": least})  # fmt: skip
+
+
+def memory(given: argparse.Namespace) -> None:
+    """Print the peak of torch's allocator in a step, features kept or computed again."""
+    import steppers
+    import torch
+    from preflight import peak_of
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    rows = {}
+    for label, name, options in (
+        ("ours", "ours", {}),
+        ("ours, checkpointing", "ours", {"checkpointing": True}),
+        ("MONAI", "MONAI", {}),
+    ):
+        if name == "MONAI" and not importlib.util.find_spec("monai"):
+            continue
+        for precision in ("fp32", "bf16"):
+            peaks = [_step_peak(steppers, name, precision, batch, options, peak_of)
+                     for batch in (1, 2)]  # fmt: skip
+            rows[f"{label} {precision}"] = {"two": peaks[1], "patch": peaks[1] - peaks[0]}
+    say("| 64^3, InstanceNorm | step of two patches | each patch |", "|---|---:|---:|")
+    for name, row in rows.items():
+        say(f"| {name} | {row['two'] / 1e6:.0f} MB | {row['patch'] / 1e6:.0f} MB |")
+    keep(given, {"peak_bytes": rows})
+
+
+def _step_peak(
+    steppers: object, name: str, precision: str, batch: int, options: dict, peak_of: Callable
+) -> int:
+    import torch
+
+    recipe = steppers.make_recipe(
+        "instance", precision, patch_vox=(64, 64, 64), batch=batch, **options
+    )
+
+    def two_steps() -> None:
+        one, _ = steppers.WAYS[name](recipe, torch.device("cpu"))
+        for _ in range(2):
+            one(steppers.random_batch(recipe))
+
+    return peak_of(two_steps)
+
+
+def gpu(given: argparse.Namespace) -> None:
+    """Print patches a second on a GPU, and the share of time it waits for them."""
+    import steppers
+    import torch
+    from augmenters import PATCH_VOX, store_case
+
+    if not torch.cuda.is_available():
+        say("this part needs a GPU; got none. `step` and `memory` run on a CPU.")
+        sys.exit(2)
+    device, rows = torch.device("cuda"), {}
+    recipe = steppers.make_recipe("instance", "auto", patch_vox=PATCH_VOX)
+    with tempfile.TemporaryDirectory() as store:
+        prepared = store_case(given.folder, given.case, Path(store))
+        for name, make in steppers.WAYS.items():
+            one, _ = make(recipe, device)
+            rows[name] = _rates(steppers, name, prepared, recipe, given.rounds, one)
+    say("| 128x128x64, two at once | patches/s | were they there | waits |", "|---|---:|---:|---:|")
+    for name, (fed, there) in rows.items():
+        say(f"| {name} | {fed:.1f} | {there:.1f} | {max(0.0, 1 - fed / there):.0%} |")
+    keep(given, {"gpu": torch.cuda.get_device_name(), "patches_per_s": rows})
+
+
+def _rates(
+    steppers: object, name: str, prepared: object, recipe: object, steps: int, one: Callable
+) -> tuple[float, float]:
+    """Return patches a second as they are fed, and with one batch that is there already."""
+    import itertools
+
+    import numpy as np
+    import torch
+
+    from bratskit.train import apply_augmentation, draw_augmentation
+
+    device, n_patches = torch.device("cuda"), recipe.training.batch
+    fed = steppers.FEEDS[name](prepared, recipe, steps + 5, device)
+    fed_rate = steppers.images_per_s(fed, one, steps=steps, batch=n_patches)
+    held = tuple(item.to(device) for item in steppers.random_batch(recipe))
+    there = itertools.repeat(held)
+    if name == "ours":
+        rng = np.random.default_rng(0)
+        there = (
+            apply_augmentation(held[0].clone(), held[1].clone(),
+                               draw_augmentation(rng, n_patches, recipe.augmentation, channels=4))
+            for _ in itertools.count()
+        )  # fmt: skip
+    return fed_rate, steppers.images_per_s(there, one, steps=steps, batch=n_patches)
+
+
+def keep(given: argparse.Namespace, found: dict[str, object]) -> None:
+    """Write what a part found beside machine and command."""
+    given.out.mkdir(parents=True, exist_ok=True)
+    command = f"python benchmarks/train.py {given.part}"
+    row = {"part": given.part, "command": command, "machine": describe_machine()} | found
+    (given.out / f"{given.part}.json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+PARTS = {"patches": patches, "step": step, "memory": memory, "gpu": gpu}
 
 
 if __name__ == "__main__":

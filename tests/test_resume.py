@@ -202,7 +202,8 @@ def test_a_session_that_is_over_stops_with_a_checkpoint_and_says_how_to_go_on(
 ):
     run = RunFolder(tmp_path / "run")
     assert len(go(store, run, max_minutes=0)) == 1
-    assert f"bratskit train {store[0]} {run.path} --resume" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"bratskit train {store[0]} {run.path} --resume --deterministic" in said
     assert len(go(store, run, recipe=Recipe.load(run.settings))) == 4
 
 

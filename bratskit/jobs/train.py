@@ -16,7 +16,8 @@ def run_train(options: argparse.Namespace) -> int:
     if options.preflight:
         from bratskit.train.preflight import preflight
 
-        seen = preflight(recipe_of(options.recipe, run), prepared_dir=options.prepared)
+        recipe = recipe_of(options.recipe, run, options.changes)
+        seen = preflight(recipe, prepared_dir=options.prepared)
         _say(str(seen))
         return 0 if seen.fits else 1
     from bratskit.train.parallel import Team
@@ -31,10 +32,12 @@ def _train(options: argparse.Namespace, run: RunFolder) -> int:
         options.prepared,
         run,
         recipe_name=options.recipe,
+        changes=options.changes,
         manifest=options.split,
         fold=options.fold,
         max_minutes=options.max_minutes,
         resume=options.resume,
+        deterministic=options.deterministic,
         track=options.track,
     )
     best = f"; best weights: {run.best}" if run.best.exists() else ""

@@ -300,8 +300,10 @@ class _Session:
     def _how_to_go_on(self) -> str:
         if not self.history:
             return "No epoch was finished; starting again begins anew."
-        folders = shlex.join([str(self.prepared_dir), str(self.run.path)])
-        return f"Go on by calling train again, or: bratskit train {folders} --resume"
+        words = ["bratskit", "train", str(self.prepared_dir), str(self.run.path), "--resume"]
+        words += ["--deterministic"] * self.deterministic
+        words += [word for name in self.tracker.names for word in ("--track", name)]
+        return f"Go on by calling train again, or: {shlex.join(words)}"
 
 
 def _load_last(run: RunFolder) -> Checkpoint:

@@ -194,10 +194,15 @@ class TrackerGroup:
 
     Args:
         trackers: Told in this order.
+
+    Attributes:
+        names: Those that the shell's `--track` knows, also once they have failed.
     """
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = list(trackers)
+        kinds = {type(tracker) for tracker in trackers}
+        self.names = [name for name, kind in TRACKERS.items() if kind in kinds]
 
     def begin(self, run: RunFolder, recipe: Recipe, card: Mapping[str, object]) -> None:
         """Tell all that a session begins."""
