@@ -17,7 +17,7 @@ def run_train(options: argparse.Namespace) -> int:
         from bratskit.train.preflight import preflight
 
         recipe = recipe_of(options.recipe, run, options.changes)
-        seen = preflight(recipe, prepared_dir=options.prepared)
+        seen = preflight(recipe, prepared_dir=options.prepared, run_dir=run.path)
         _say(str(seen))
         return 0 if seen.fits else 1
     from bratskit.train.parallel import Team
