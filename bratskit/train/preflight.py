@@ -190,19 +190,20 @@ def keep_bytes(step_bytes: float) -> float:
 
 
 def _largest(recipe: Recipe, precision: str, room: float) -> tuple[Triple | None, int]:
-    """Find the largest cube and the largest batch by bisection: memory grows with both."""
+    """Find the largest cube by bisection, and the largest batch: each patch adds as much."""
     multiple = recipe.network.multiple_vox
 
     def patch_fits(at: int) -> bool:
         patch = ((at + 1) * multiple,) * 3  # of one voxel in the bottleneck no norm is made
         return predict_step_bytes(recipe, precision=precision, patch_vox=patch) <= room
 
-    def batch_fits(at: int) -> bool:
-        return predict_step_bytes(recipe, precision=precision, batch=at) <= room
-
     found = _last_that_fits(patch_fits, WIDEST // multiple - 1)
     side = multiple * (found + 1)
-    return (side, side, side) if found else None, _last_that_fits(batch_fits, MOST)
+    one, two, three = (
+        predict_step_bytes(recipe, precision=precision, batch=at) for at in (1, 2, 3)
+    )
+    batch = 2 + math.floor((room - two) / (three - two)) if two <= room else int(one <= room)
+    return (side, side, side) if found else None, min(batch, MOST)
 
 
 def _last_that_fits(fits: Callable[[int], bool], most: int) -> int:
