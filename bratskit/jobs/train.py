@@ -1,7 +1,6 @@
 """Answer `bratskit train`: pre-flight, trackers and the training itself; it parses no words."""
 
 import argparse
-import os
 import sys
 
 from bratskit.jobs.folders import recipe_of, train_prepared
@@ -20,10 +19,9 @@ def run_train(options: argparse.Namespace) -> int:
         seen = preflight(recipe, prepared_dir=options.prepared, run_dir=run.path)
         _say(str(seen))
         return 0 if seen.fits else 1
-    from bratskit.train.parallel import Team
+    from bratskit.train.parallel import Team, rank_here
 
-    only_first = Team(rank=int(os.environ.get("RANK", "0"))).quiet()  # of those `torchrun` started
-    with only_first:
+    with Team(rank=rank_here()).quiet():
         return _train(options, run)
 
 

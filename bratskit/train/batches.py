@@ -1,5 +1,6 @@
 """Feed one epoch: draw everything, cut patches one batch ahead, vary them on the device."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,7 +8,8 @@ import torch
 from torch import Tensor
 
 from bratskit.settings import AugmentationSettings, TrainingSettings
-from bratskit.train.augment import apply_augmentation, draw_augmentation
+from bratskit.train.augment import Augmentation, apply_augmentation, draw_augmentation
+from bratskit.train.fallback import is_out_of_memory
 from bratskit.train.mix import MixedSampler, StreamPlace
 from bratskit.train.parallel import Share
 from bratskit.train.patches import PatchPlace, PatchSampler
@@ -68,9 +70,7 @@ def feed_epoch(
 
     def vary(at: int) -> Batch:
         batch = next(cut) if transform is None else transform(*next(cut), seeds[at])
-        image, labels = (item.to(device, non_blocking=True) for item in batch)
-        if params[at] is not None:
-            image, labels = apply_augmentation(image, labels, params[at], normalise=normalise)
+        image, labels = _augment(batch, params[at], device=device, normalise=normalise)
         return image[share.part], labels[share.part]
 
     for group in groups:
@@ -78,6 +78,27 @@ def feed_epoch(
             [name for at in group for name in sampler.ids(places[at][share.part])],
             map(vary, group),
         )
+
+
+def _augment(
+    batch: Batch, params: Augmentation | None, *, device: torch.device, normalise: str
+) -> Batch:
+    """Vary a batch on the device; where its memory ends, beside it: slower, with other noise."""
+    try:
+        image, labels = (item.to(device, non_blocking=True) for item in batch)
+        if params is None:
+            return image, labels
+        return apply_augmentation(image, labels, params, normalise=normalise)
+    except (RuntimeError, MemoryError) as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # here, where no traceback holds patches any more
+    warnings.warn(
+        f"out of memory on {device}; patches are varied on the CPU, which is slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return batch if params is None else apply_augmentation(*batch, params, normalise=normalise)
 
 
 def _cut_ahead(sampler: Sampler, places: Sequence[Places]) -> Iterator[Batch]:

@@ -8,6 +8,7 @@ halve its batches, which takes another number of backward passes than its fellow
 """
 
 import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bratskit.settings import TrainingSettings
 
-__all__ = ["Share", "Team", "join_team"]
+__all__ = ["Share", "Team", "checksum_of", "join_team", "rank_here"]
 
 Value = TypeVar("Value")
 
@@ -154,6 +155,30 @@ class Team:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def refuse_apart(self, folder: Path, what: str, seen: object) -> None:
+        """Refuse, in every process, to learn together from run folders that are not one.
+
+        Args:
+            folder: The run folder.
+            what: Name of what is compared.
+            seen: What this process sees there.
+
+        Raises:
+            ValueError: Two processes see different things.
+        """
+        if self.size == 1:
+            return
+        everyones: list[object] = [None] * self.size
+        dist.all_gather_object(everyones, seen)
+        other = next((at for at, item in enumerate(everyones) if item != everyones[0]), None)
+        if other is not None:
+            msg = (
+                f"run folder must be one that all processes see; got {what} {everyones[0]} in "
+                f"process 0 and {everyones[other]} in process {other}, in {folder}. Choose a "
+                "folder that all machines share, or copy last.pt of process 0 to all of them."
+            )
+            raise ValueError(msg)
+
     def gather_generators(self, device: torch.device) -> list[Tensor]:
         """Return the states of torch's generators of all processes but the first, in order."""
         if self.size == 1:
@@ -191,6 +216,27 @@ class Team:
             yield
 
 
+def checksum_of(network: nn.Module) -> str:
+    """Return a few letters that differ where any bit of the weights or buffers does."""
+    digest = hashlib.sha256()
+    for value in network.state_dict().values():
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:12]
+
+
+def rank_here() -> int:
+    """Return this process's number of those that `torchrun` started; 0 where it did not.
+
+    A `RANK` alone, as some cluster schedulers set it, makes no team.
+    """
+    return int(os.environ.get("RANK", "0")) if _is_called_together() else 0
+
+
+def _is_called_together() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "MASTER_ADDR" in os.environ
+
+
 @contextmanager
 def join_team() -> Iterator[Team]:
     """Meet the other processes that `torchrun` started; alone where it did not.
@@ -200,8 +246,7 @@ def join_team() -> Iterator[Team]:
     Raises:
         ValueError: There are more processes than GPUs on this machine.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1 or "MASTER_ADDR" not in os.environ:
+    if not _is_called_together():
         yield Team()
         return
     backend = "gloo"
