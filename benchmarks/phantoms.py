@@ -182,9 +182,7 @@ def state_of(row: Row, work: Path, results: Path) -> str:
     path = results / f"{row.name}.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        wanted = row.settings()
-        is_same = all(found.get(key) == value for key, value in wanted.items())
-        return "done" if is_same else "done with other settings"
+        return "done" if row.fits(found) else "done with other settings"
     history = History.load(work / row.name / "run" / "history.jsonl")
     if history:
         return f"begun, epoch {len(history)} of {row.recipe.training.epochs}"
