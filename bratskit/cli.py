@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EXPECTED as error:
         if os.environ.get("BRATSKIT_TRACEBACK"):
             raise
-        _complain(options.command, str(error) or type(error).__name__)
+        message = str(error) or type(error).__name__
+        _complain(options.command, _as_typed(message) if options.command == "phantom" else message)
         return BAD_INPUT
+
+
+def _as_typed(message: str) -> str:
+    """Put the shell's names for those of `make_cohort`: `--cases 4` for `n_cases=4`."""
+    for name, flag in (("n_cases", "cases"), ("spacing_mm", "spacing")):
+        message = message.replace(f"{name}=", f"--{flag} ").replace(name, f"--{flag}")
+    return re.sub(r"^(seed|workers) must", r"--\1 must", message).replace("workers=", "--workers ")
 
 
 def _complain(command: str, message: str) -> None:
@@ -122,7 +131,8 @@ def _phantom(options: argparse.Namespace) -> int:
         level_sets=options.level_sets,
         workers=options.workers,
     )
-    _say(f"{len(cases)} phantoms in {options.out}")
+    there = len({path.name for path in Path(options.out).rglob("Phantom_*_truth.json")})
+    _say(f"{len(cases)} phantoms in {options.out}" + f", where {there} lie" * (there > len(cases)))
     return 0
 
 
@@ -163,21 +173,9 @@ def _split(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from bratskit.jobs.folders import train_prepared
+    from bratskit.jobs.train import run_train
 
-    run = RunFolder(options.out)
-    recipe, history = train_prepared(
-        options.prepared,
-        run,
-        recipe_name=options.recipe,
-        manifest=options.split,
-        fold=options.fold,
-        max_minutes=options.max_minutes,
-        resume=options.resume,
-    )
-    best = f"; best weights: {run.best}" if run.best.exists() else ""
-    _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")
-    return 0
+    return run_train(options)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -316,6 +314,9 @@ def _parser() -> argparse.ArgumentParser:
         "--resume",
         action=argparse.BooleanOptionalAction,
         help="insist on a checkpoint to go on from; --no-resume throws an earlier one away",
+    )
+    train.add_argument(
+        "--preflight", action="store_true", help="only say what it will take; exit 1: does not fit"
     )
     recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")
 

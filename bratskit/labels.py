@@ -3,14 +3,17 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 __all__ = [
     "LABELS",
     "MODALITIES",
+    "PAINTED",
     "REGIONS",
     "SCHEMAS",
     "LabelSchema",
     "get_schema",
+    "paint_regions",
     "schemas_containing",
     "schemas_named_in",
 ]
@@ -20,6 +23,12 @@ MODALITIES = ("flair", "t1", "t1ce", "t2")  # channel order, written into every 
 LABELS = {0: "background", 1: "NCR", 2: "ED", 3: "ET"}  # internal labels, BraTS 2023 manual
 
 REGIONS = {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)}  # BraTS 2017-2023 evaluation regions
+
+# Regions in the order they are painted, the largest first, each with the label that it has and the
+# next one has not: all of WT is edema until TC is painted over it, and TC necrosis until ET is.
+PAINTED = {"WT": 2, "TC": 1, "ET": 3}
+
+Array = TypeVar("Array")  # a NumPy array or a torch tensor: this file needs neither
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +172,32 @@ def get_schema(name: str | LabelSchema) -> LabelSchema:
         msg = f"schema must be one of {sorted(SCHEMAS)}; got {name!r}."
         raise ValueError(msg)
     return SCHEMAS[name]
+
+
+def paint_regions(masks: Iterable[Array], onto: Array) -> Array:
+    """Turn masks of WT, TC and ET into one label map: what makes labels of region targets.
+
+    WT is painted as ED, then TC over it as NCR, then ET over that. **An outer region has the last
+    word**: a voxel is TC only where it is WT too, and ET only where it is both, so that the masks
+    nest (ET in TC in WT) before they are painted. nnU-Net paints without that, so that a lone ET
+    voxel widens the two regions around it; here it is no tumour.
+
+    Args:
+        masks: Bool masks in the order of `PAINTED`, of the shape of `onto`; an iterator is taken
+            one mask at a time.
+        onto: Label map to paint on, background all over; changed in place.
+
+    Returns:
+        `onto`, in internal labels.
+
+    Raises:
+        ValueError: There are more or fewer than three masks.
+    """
+    nested = None
+    for label, mask in zip(PAINTED.values(), masks, strict=True):
+        nested = mask if nested is None else nested & mask
+        onto[nested] = label
+    return onto
 
 
 # How the editions call their cases. Names say which edition a case came in, not what has since been

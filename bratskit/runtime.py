@@ -1,5 +1,6 @@
 """Know the machine: device, precision, seeds, time left, progress and who made a file."""
 
+import contextlib
 import os
 import platform
 import random
@@ -208,19 +209,41 @@ def progress(items: Iterable[Item], label: str, *, total: int | None = None) -> 
         sys.stdout.flush()
 
 
-def write_atomically(path: Path | str, write: Callable[[Path], None]) -> None:
+def write_atomically(
+    path: Path | str, write: Callable[[Path], object], *, durable: bool = False
+) -> None:
     """Call `write` on a temporary neighbour of `path`, then rename it into place.
 
     A kill at any moment leaves either the old file or the new one, never half of one.
     The temporary name keeps the suffix, so that writers that look at it still work.
+
+    Args:
+        path: File to write.
+        write: Writes the file it is given.
+        durable: Whether to wait until the disk has the new file before the old one goes, so that
+            a pulled plug leaves one of them too; some milliseconds.
     """
     path = Path(path)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         write(temporary)
+        if durable:
+            _flush(temporary)
         temporary.replace(path)
+        if durable and os.name != "nt":  # which has no folders to flush
+            with contextlib.suppress(OSError):  # nor have some network disks; the file is whole
+                _flush(path.parent, os.O_RDONLY)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path, flags: int = os.O_RDWR) -> None:
+    """Wait until the disk has what was written to a file or folder."""
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def made_by() -> dict[str, str]:

@@ -93,20 +93,6 @@ def test_two_models_have_two_checksums(path, tmp_path, network, recipe):
     assert load_checkpoint(other).checksum != first
 
 
-def test_a_failed_save_leaves_the_old_file(path, network, recipe, monkeypatch):
-    before = path.read_bytes()
-
-    def die(content, temporary):
-        temporary.write_bytes(b"half a f")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(torch, "save", die)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(path, network=network, recipe=recipe, card={})
-    assert path.read_bytes() == before
-    assert [file.name for file in path.parent.iterdir()] == ["best.pt"]
-
-
 def test_other_channel_order_is_refused_by_name(path):
     order = ("t1", "flair", "t1ce", "t2")
     with pytest.raises(ValueError, match=r"order \['t1', 'flair', .*got \['flair', 't1'"):

@@ -291,7 +291,10 @@ def test_an_unwritable_output_folder_is_refused_before_any_work(data, tmp_path, 
         (["train", "/no/such", "out"], "bratskit prepare"),
         (["demo", "--recipe", "huge"], "tiny"),
         (["demo", "--data", "/no/such"], "/no/such"),
-        (["phantom", "out", "--cases", "0"], "n_cases"),
+        (["phantom", "out", "--cases", "0"], "--cases must be 1 or more; got 0. Try --cases 4."),
+        (["phantom", "out", "--cases", "1", "--spacing", "0", "1", "1"], "--spacing must be three"),
+        (["phantom", "out", "--cases", "1", "--seed", "-1"], "--seed must be 0"),
+        (["phantom", "out", "--cases", "1", "--workers", "0"], "Try --workers 4."),
     ],
 )
 def test_what_does_not_exist_is_named_and_nothing_is_made(

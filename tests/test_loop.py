@@ -1,26 +1,30 @@
 """Training learns, averages what it accumulates, stops at NaN by name, and says what it does."""
 
 import dataclasses
-import itertools
 import json
-import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training import fill_store, make_prepared, small_recipe, small_split, weight_hash
+from training import (
+    fill_store,
+    gradients,
+    make_prepared,
+    small_recipe,
+    small_split,
+    weight_hash,
+    weights,
+)
 
 from bratskit.networks import UNet, load_checkpoint, save_checkpoint
 from bratskit.preprocess import Geometry, Prepared, Resize, save_prepared
 from bratskit.runtime import RunFolder
-from bratskit.settings import NetworkSettings, Recipe
+from bratskit.settings import AugmentationSettings, NetworkSettings, Recipe
 from bratskit.train import (
     History,
     Learner,
-    NotFiniteError,
     PatchSampler,
-    dice_ce_loss,
     feed_epoch,
     learning_rate,
     train,
@@ -33,25 +37,6 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def store(tmp_path: Path) -> tuple[Path, list[str]]:
     return tmp_path / "prepared", fill_store(tmp_path / "prepared", n_cases=4)
-
-
-def make_learner(network: torch.nn.Module, **changes: object) -> Learner:
-    settings = dataclasses.replace(small_recipe().training, warmup=0.0, **changes)
-    return Learner(network, settings, device=CPU)
-
-
-def make_batch(size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randn(size, 4, 16, 16, 16, generator=generator)
-    return image, torch.randint(0, 4, (size, 16, 16, 16), generator=generator)
-
-
-def weights(network: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([item.detach().flatten() for item in network.parameters()])
-
-
-def gradients(network: torch.nn.Module) -> torch.Tensor:
-    return torch.cat([item.grad.flatten() for item in network.parameters()])
 
 
 def test_thirty_steps_on_one_phantom_beat_predicting_nothing():
@@ -94,78 +79,6 @@ def test_validation_counts_small_components_in_voxels_of_the_scanner(smallest_vo
     inference = dataclasses.replace(recipe.inference, smallest_component_vox=smallest_vox)
     recipe = dataclasses.replace(recipe, inference=inference)
     assert validate(Copy(), [prepared], recipe, device=CPU)["dice_WT"] == dice_wt
-
-
-def test_four_accumulated_batches_equal_one_batch_of_four():
-    torch.manual_seed(0)
-    network = UNet(4, 4, channels=(4, 8), norm="instance")
-    twin = UNet(4, 4, channels=(4, 8), norm="instance")
-    twin.load_state_dict(network.state_dict())
-    image, labels = make_batch(4)
-    loss = make_learner(network, batch=4).step([(image, labels)])
-    parts = [(image[at : at + 1], labels[at : at + 1]) for at in range(4)]
-    assert make_learner(twin, accumulate=4).step(parts) == pytest.approx(loss, rel=1e-5)
-    assert torch.allclose(gradients(twin), gradients(network), atol=1e-6)
-
-
-def test_gradients_are_zeroed_between_steps(tiny_unet):
-    learner = make_learner(tiny_unet.eval(), learning_rate=1e-30, clip_norm=1e9)
-    learner.step([make_batch(1)])
-    first = gradients(tiny_unet).clone()
-    learner.step([make_batch(1)])  # same weights, same batch: twice the gradient if not zeroed
-    assert torch.allclose(gradients(tiny_unet), first, rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])  # fp16: only after it was unscaled
-def test_the_gradient_is_clipped_to_its_norm(precision: str, tiny_unet):
-    make_learner(tiny_unet, clip_norm=0.01, precision=precision).step([make_batch(1)])
-    assert gradients(tiny_unet).norm().item() == pytest.approx(0.01, rel=1e-3)
-
-
-def test_the_learning_rate_rises_then_falls_to_zero():
-    rates = [learning_rate(at, total=100, peak=1.0, warmup=0.1) for at in range(101)]
-    assert rates[:10] == pytest.approx([0.1 * (at + 1) for at in range(10)])
-    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[9:]))
-    assert rates[100] == pytest.approx(0)
-    assert rates[55] == pytest.approx(0.5)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_keeps_the_loss_and_moves_fp32_weights(precision: str, tiny_unet):
-    image, labels = make_batch(2)
-    expected = dice_ce_loss(tiny_unet(image), labels).item()
-    before = weights(tiny_unet)
-    loss = make_learner(tiny_unet, precision=precision).step([(image, labels)])
-    assert loss == pytest.approx(expected, rel=0.02)
-    assert weights(tiny_unet).dtype == torch.float32
-    assert not torch.equal(weights(tiny_unet), before)
-
-
-def test_a_nan_in_an_image_stops_by_case_step_and_place(tiny_unet):
-    learner = make_learner(tiny_unet)
-    before = weights(tiny_unet)
-    image, labels = make_batch(1)
-    image[0, 0, 0, 0, 0] = math.nan
-    with pytest.raises(NotFiniteError, match=r"at step 1 .*BraTS_7.*First not finite: the image"):
-        learner.step([(image, labels)], name="epoch 1, cases BraTS_7")
-    assert torch.equal(weights(tiny_unet), before)
-
-
-def test_a_nan_inside_the_network_names_the_layer(tiny_unet):
-    tiny_unet.down[0][1].register_forward_hook(lambda *inputs: inputs[2] * math.inf)
-    with pytest.raises(NotFiniteError, match=r"First not finite: layer down\.0\.1"):
-        make_learner(tiny_unet).step([make_batch(1)])
-
-
-def test_fp16_skips_some_steps_but_does_not_learn_nothing_for_ever(tiny_unet):
-    learner = make_learner(tiny_unet, precision="fp16")
-    before = weights(tiny_unet)
-    tiny_unet.head.weight.register_hook(lambda gradient: gradient * math.nan)
-    for _ in range(16):  # 65,536 halved 16 times is 1
-        learner.step([make_batch(1)])
-    with pytest.raises(NotFiniteError, match=r"gradient norm must be finite; got nan at step 17"):
-        learner.step([make_batch(1)])
-    assert torch.equal(weights(tiny_unet), before)
 
 
 def test_a_run_leaves_history_last_and_best(store, tmp_path, capsys):
@@ -321,11 +234,13 @@ def test_training_varies_patches_on_the_scale_of_the_recipe(store, tmp_path, mon
 
     def spy(image, labels, params, *, normalise):
         seen.append(normalise)
+        assert (params.noise_std > 0).all()  # the recipe's own shares, not the usual ones
         return image, labels
 
     monkeypatch.setattr("bratskit.train.batches.apply_augmentation", spy)
     recipe = small_recipe(epochs=1, steps_per_epoch=1, augment=True)
-    recipe = dataclasses.replace(recipe, normalise="minmax")
+    noisy = AugmentationSettings(noise_share=1.0)
+    recipe = dataclasses.replace(recipe, normalise="minmax", augmentation=noisy)
     train(folder, RunFolder(tmp_path / "run"), recipe=recipe, split=small_split(ids))
     assert set(seen) == {"minmax"}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from training import SHAPE, fill_store, make_prepared
 
-from bratskit.preprocess import open_prepared, save_prepared
+from bratskit.preprocess import open_prepared, save_prepared, store
 from bratskit.train import PatchPlace, PatchSampler
 
 
@@ -100,3 +100,101 @@ def test_a_case_without_labels_is_refused_by_name():
     blind = type(blind)(**(vars(blind) | {"labels": None}))
     with pytest.raises(ValueError, match="BraTS_blind"):
         make_sampler([blind])
+
+
+# -- a stated mix of labels
+
+
+def centres_of(sampler: PatchSampler, prepared, n_patches: int) -> Counter:
+    """Count the label each patch of 2^3 voxels is centred on: its jitter is 2 // 4 = 0 voxels."""
+    places = [np.array(place.start) + 1 for place in sampler.draw(n_patches)]
+    return Counter(int(prepared.labels[tuple(place)]) for place in places)
+
+
+def test_labels_are_centred_on_as_often_as_stated():
+    prepared = make_prepared()
+    mix = (("NCR", 0.1), ("ED", 0.2), ("ET", 0.7))
+    sampler = make_sampler([prepared], tumour_share=1.0, patch_vox=(2, 2, 2), label_share=mix)
+    centres = centres_of(sampler, prepared, 2000)
+    for label, share in ((1, 0.1), (2, 0.2), (3, 0.7)):
+        assert abs(centres[label] / 2000 - share) < 4 * np.sqrt(share * (1 - share) / 2000)
+
+
+def test_the_stated_mix_is_one_of_the_tumour_patches_only():
+    prepared = make_prepared()
+    sampler = make_sampler(
+        [prepared], tumour_share=0.5, patch_vox=(2, 2, 2), label_share=(("ET", 1.0),)
+    )
+    by_chance = np.isin(prepared.labels, 3).mean()
+    share = centres_of(sampler, prepared, 2000)[3] / 2000
+    assert share == pytest.approx(0.5 + 0.5 * by_chance, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("mix", "expected"), [({"NCR": 0.5, "ED": 0.5}, {2}), ({"NCR": 1}, {2, 3})]
+)
+def test_a_case_that_lacks_a_label_shares_among_those_it_has(mix, expected):
+    prepared = make_prepared()
+    labels = np.where(prepared.labels == 1, 0, prepared.labels)
+    prepared = type(prepared)(**(vars(prepared) | {"labels": labels}))
+    sampler = make_sampler(
+        [prepared], tumour_share=1.0, patch_vox=(2, 2, 2), label_share=tuple(mix.items())
+    )
+    assert set(centres_of(sampler, prepared, 200)) == expected
+
+
+def test_without_a_stated_mix_the_draws_are_those_of_before():
+    prepared = make_prepared()
+    first, second = (make_sampler([prepared], label_share=mix) for mix in ((), []))
+    assert first.draw(50) == second.draw(50)
+
+
+# -- what is read
+
+
+class Counting:
+    """Stand before an array and count the bytes that are taken from it; refuse to be whole."""
+
+    def __init__(self, array: np.ndarray, taken: list[int]) -> None:
+        self.array, self.taken = array, taken
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+
+    def __getitem__(self, part: object) -> np.ndarray:
+        values = self.array[part]
+        self.taken.append(values.nbytes)
+        return values
+
+    def __array__(self, *_: object, **__: object) -> np.ndarray:
+        raise AssertionError("the whole volume was asked for")
+
+
+@pytest.mark.parametrize("form", ["fast", "compact"])
+def test_a_patch_reads_its_own_bytes_and_no_whole_volume(tmp_path, monkeypatch, form):
+    save_prepared(make_prepared("big", shape=(64, 64, 64)), tmp_path, form=form)
+    prepared, taken, opened = open_prepared(tmp_path / "big"), [], Counter()
+    real_map, real_cut = type(prepared)._map, store.read_compact
+
+    def read_compact(path, part=None):
+        assert part is not None, f"{path.name} was read whole"
+        values = real_cut(path, part)
+        taken.append(values.nbytes)
+        return values
+
+    monkeypatch.setattr(
+        type(prepared), "_map", lambda self, name: Counting(real_map(self, name), taken)
+    )
+    monkeypatch.setattr(store, "read_compact", read_compact)
+    real_load = np.load
+    monkeypatch.setattr(
+        np, "load", lambda file, **named: opened.update([str(file)]) or real_load(file, **named)
+    )
+    sampler = make_sampler([prepared], tumour_share=0.67, label_share=(("ET", 1.0),))
+    places = sampler.draw(30)
+    assert taken == []  # drawing reads the foreground index, once, and no volume
+    assert len(opened) == 1
+    assert "foreground" in str(*opened)
+    sampler.cut(places)
+    voxels = 16**3
+    a_patch = voxels * (4 * (2 if form == "fast" else 1) + 1)  # float16 or codes; labels uint8
+    assert sum(taken) == 30 * a_patch
+    assert a_patch < 64**3 * 9 / 50

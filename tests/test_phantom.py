@@ -22,6 +22,7 @@ from bratskit.cases.phantoms import (
     write_phantom,
 )
 from bratskit.cases.phantoms.frame import COHORT_SEEDS, EXTRA_SEED, FIT_SEED, STREAM_SEED
+from bratskit.cases.phantoms.simulate import aged, simulate
 from bratskit.cli import main
 from bratskit.labels import MODALITIES
 
@@ -162,6 +163,13 @@ def test_a_cohort_goes_on_where_it_stopped(tmp_path: Path):
     ] == [0, 1]
 
 
+def test_the_shell_says_how_many_phantoms_lie_in_the_folder(tmp_path: Path, capsys):
+    words = ["phantom", str(tmp_path), "--workers", "1", "--spacing", "10", "10", "10", "--cases"]
+    assert main([*words, "3"]) == main([*words, "2"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[-2:] == [f"3 phantoms in {tmp_path}", f"2 phantoms in {tmp_path}, where 3 lie"]
+
+
 def test_a_folder_with_another_cohort_is_refused(tmp_path: Path):
     make_cohort(tmp_path, n_cases=1, seed=0, spacing_mm=COARSE, workers=1)
     with pytest.raises(ValueError, match=r"has seed \[0, 0\], not \[1, 0\]"):
@@ -290,6 +298,20 @@ def test_a_plan_that_is_no_tumour_is_refused_by_name(phantom: Phantom, change):
     (name,) = change
     with pytest.raises(ValueError, match=rf"growth\.{name} must be"):
         make_phantom(3, spacing_mm=(8, 8, 8), growth=replace(phantom.growth, **change))
+
+
+@pytest.mark.parametrize("centre_mm", [(1000.0, 0.0, 0.0), (2.0, 2.0, 2.0), (float("nan"),) * 3])
+def test_a_tumour_outside_the_head_is_refused_with_a_place_inside(phantom: Phantom, centre_mm):
+    with pytest.raises(ValueError, match=r"centre_mm must lie in this head's brain.* starts at \("):
+        make_phantom(3, spacing_mm=(8, 8, 8), growth=replace(phantom.growth, centre_mm=centre_mm))
+
+
+def test_white_matter_lesions_come_with_age():
+    made = simulate(3, spacing_mm=(10, 10, 10))
+    drawn = replace(made.contrast, confluent=1.0, punctate=0.5)
+    young, old = (aged(drawn, replace(made.head, age=age)) for age in (0.0, 1.0))
+    assert (young.confluent, old.confluent) == pytest.approx((0.3, 1.7))
+    assert (young.punctate, old.punctate) == pytest.approx((0.15, 0.85))
 
 
 def test_a_phantom_says_what_it_is_in_one_line(phantom: Phantom):

@@ -50,7 +50,8 @@ class Ball:
         self.grey = 1 - self.white - self.csf
         self.deep_grey, self.limbic = (torch.zeros_like(self.grey) for _ in range(2))
         self.hindbrain = (self.depth_mm < 12).float()
-        self.template_x_mm = self.at_brain((axes[0] + torch.zeros(grid.shape)).contiguous())
+        x, y, z = (self.at_brain((axis + torch.zeros(grid.shape)).contiguous()) for axis in axes)
+        self.template_x_mm, self.template_yz_mm = x, (y, z)
 
     def at_brain(self, whole: torch.Tensor) -> torch.Tensor:
         return whole.reshape(-1)[self.voxels]

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage as ndi
 
 pytest.importorskip("nilearn", reason="the template comes with nilearn")
 
@@ -53,6 +54,7 @@ def block(white: torch.Tensor, csf: torch.Tensor | None = None) -> Anatomy:
         depth_mm=torch.full((count,), 30.0),
         ventricle_mm=torch.full((count,), 30.0),
         template_x_mm=torch.full((count,), 30.0),
+        template_yz_mm=(torch.zeros(count), torch.zeros(count)),
         jacobian=(1.0, 1.0),
     )
 
@@ -143,7 +145,7 @@ def test_without_infiltration_the_oedema_is_an_even_shell(head):
 
 
 def test_oedema_spares_csf_and_cortex(head):
-    growth = replace(plan(head, 1), whole_ml=120.0, core_share=0.2, satellites=())
+    growth = replace(plan(head, 0), whole_ml=120.0, core_share=0.2, satellites=())
     shell = replace(growth, diffusion_grey_mm2_day=growth.diffusion_white_mm2_day, lopsided=0.0)
     shares = []
     for one in (growth, shell):
@@ -299,12 +301,58 @@ def test_mass_effect_pushes_outwards_without_folding(head):
     growth = replace(smooth_ball(head), push=0.8)
     r = torch.linspace(0, 80, 200)
     x, y, z = push_of(growth, [r + 40, torch.full_like(r, 40), torch.full_like(r, 40)])
-    reach = 1.1 * growth.core_radius_mm + 7
+    pushing = (0.33 + 0.3 * 0.67) * 60  # ml: the core, and a third of the oedema, which swells
+    reach = 1.1 * (750 * pushing / math.pi) ** (1 / 3) + 7
     expected = [-0.8 * v * math.exp(-v * v / (2 * reach * reach)) for v in r.tolist()]
     assert x.tolist() == pytest.approx(expected, abs=1e-3)
     assert not y.any()
     assert not z.any()
     assert bool(((r + x)[1:] > (r + x)[:-1]).all())
+
+
+def test_oedema_pushes_too(head):
+    dry = replace(smooth_ball(head), push=0.5, whole_ml=12.0, core_share=0.9)
+    wet = replace(dry, whole_ml=108.0, core_share=0.1)  # the same core
+    edge = [torch.tensor([70.0]), torch.tensor([40.0]), torch.tensor([40.0])]
+    moved = [abs(float(push_of(growth, edge)[0])) for growth in (dry, wet)]
+    assert moved[1] > 1.5 * moved[0] > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_necrosis_and_rim_hang_together_but_for_crumbs(head, seed):
+    ragged = replace(smooth_ball(head), rim_roughness=1.4, rim_gaps=0.6, grain=0.8)
+    labels = grow_tumour(
+        np.random.default_rng(seed), ragged, block(torch.ones(CUBE.shape)), CUBE
+    ).labels()
+    for tissue in (1, 3):
+        parts, _ = ndi.label((labels == tissue).numpy(), np.ones((3, 3, 3)))
+        sizes = np.bincount(parts.ravel())[1:]
+        assert ((sizes <= 2) | (sizes >= 0.2 * sizes.max())).all()  # in voxels of 8 mm3
+
+
+def test_a_tumour_crosses_the_midline_through_the_callosum_only(head):
+    shape = CUBE.shape
+    x = (torch.arange(shape[0]) - 20.0).mul(2).reshape(-1, 1, 1).expand(shape)
+    for bridge, crosses in ((0.0, False), (1.0, True)):
+        white = torch.ones(shape)
+        white[19:21] = bridge
+        anatomy = replace(block(white), template_x_mm=x.reshape(-1).clone())
+        growth = replace(smooth_ball(head), centre_mm=(30.0, 40.0, 40.0))
+        tumour = grow(growth, anatomy, CUBE)
+        beyond = tumour.labels() * (x[tumour.box] > 1.5)
+        assert bool((beyond > 0).any()) == crosses
+
+
+def test_oedema_fades_over_mm_in_white_matter_and_cortex_alike(head):
+    growth = replace(plan(head, 1), whole_ml=120.0, core_share=0.2, satellites=())
+    tumour = grow(growth, head)
+    slopes = []
+    for part in (head.white, head.grey):
+        near = (tumour.oedema.abs() < 6) & (head.volume(part)[tumour.box] > 0.6)
+        near = near[:-1] & (tumour.core[:-1] < -8)
+        steps = (tumour.oedema[1:] - tumour.oedema[:-1]).abs() / 4
+        slopes.append(float(steps[near].mean()))
+    assert max(slopes) < 3 * min(slopes)
 
 
 @pytest.mark.parametrize(("call", "hint"), [(at_age, "detected at"), (grown_to, "At detection")])

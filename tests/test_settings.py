@@ -41,6 +41,16 @@ def test_a_recipe_from_before_a_setting_existed_still_loads():
     assert Recipe.from_dict(values) == get_recipe("tiny")
 
 
+def test_a_stated_mix_of_labels_survives_the_disk(tmp_path):
+    training = TrainingSettings(label_share={"NCR": 0.25, "ET": 0.75})
+    recipe = dataclasses.replace(get_recipe("smoke"), training=training)
+    recipe.save(tmp_path / "settings.json")
+    assert Recipe.load(tmp_path / "settings.json").training.label_share == (
+        ("ET", 0.75),
+        ("NCR", 0.25),
+    )
+
+
 def test_a_setting_is_overridden_without_touching_the_recipe():
     before = get_recipe("tiny")
     after = dataclasses.replace(before, seed=7)
@@ -71,6 +81,18 @@ def test_settings_cannot_be_changed_in_place():
         (lambda: TrainingSettings(phantom_spacing_mm=(1, 1)), r"three numbers .*got \(1, 1\)"),
         (lambda: TrainingSettings(tumour_share=1.5), r"tumour_share must be in \[0, 1\]; got 1.5"),
         (lambda: TrainingSettings(learning_rate=0.0), "learning_rate must be positive; got 0.0"),
+        (lambda: TrainingSettings(optimiser="lion"), r"optimiser .*'sgd'\); got 'lion'"),
+        (lambda: TrainingSettings(schedule="step"), r"schedule .*'poly', 'constant'\); got 'step'"),
+        (lambda: TrainingSettings(ema_decay=1.0), r"ema_decay must be in \[0, 1\); got 1.0. Try"),
+        (lambda: TrainingSettings(momentum=-0.1), r"momentum must be in \[0, 1\); got -0.1"),
+        (lambda: TrainingSettings(warmup=1.5), r"warmup must be in \[0, 1\]; got 1.5"),
+        (lambda: TrainingSettings(clip_norm=-1), "clip_norm must be 0 or more; got -1"),
+        (lambda: TrainingSettings(weight_decay=-1), "weight_decay must be 0 or more; got -1"),
+        (lambda: TrainingSettings(patience=1.5), "patience must be a whole .*got 1.5. Try 10"),
+        (lambda: TrainingSettings(label_share={"ET": 0.5}), "that sum to 1; got .*0.5"),
+        (lambda: TrainingSettings(label_share={"TC": 1}), r"of \('NCR', 'ED', 'ET'\) that sum"),
+        (lambda: TrainingSettings(label_share={"ET": 2, "ED": -1}), "shares from 0 to 1"),
+        (lambda: TrainingSettings(label_share=[("ET", 1), ("ET", 0)]), "label_share .*each once"),
         (lambda: InferenceSettings(overlap=1.0), r"overlap must be in \[0, 1\); got 1.0"),
         (lambda: Recipe(name="a", modalities=("t1", "t1")), "distinct names from .*'t1ce'"),
         (lambda: Recipe(name="a", modalities=("t1gd",)), "distinct names from .*got .'t1gd'"),

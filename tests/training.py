@@ -1,14 +1,17 @@
 """Make prepared cases for the tests of training: a brain with a tumour, small and on disk."""
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bratskit.cases import Split
 from bratskit.networks import load_checkpoint
 from bratskit.preprocess import Geometry, Prepared, save_prepared
 from bratskit.settings import InferenceSettings, NetworkSettings, Recipe, TrainingSettings
+from bratskit.train import Learner
 
 SHAPE = (36, 32, 28)
 
@@ -72,3 +75,22 @@ def weight_hash(path: Path) -> str:
         digest.update(name.encode())
         digest.update(value.numpy().tobytes())
     return digest.hexdigest()
+
+
+def make_learner(network: torch.nn.Module, **changes: object) -> Learner:
+    settings = dataclasses.replace(small_recipe().training, warmup=0.0, **changes)
+    return Learner(network, settings, device=torch.device("cpu"))
+
+
+def make_batch(size: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randn(size, 4, 16, 16, 16, generator=generator)
+    return image, torch.randint(0, 4, (size, 16, 16, 16), generator=generator)
+
+
+def weights(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([item.detach().flatten() for item in network.parameters()])
+
+
+def gradients(network: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([item.grad.flatten() for item in network.parameters()])

@@ -69,6 +69,7 @@ def draw_plans(seeds: Iterable[int]) -> dict[str, list[dict]]:
     from bratskit.cases.phantoms.fields import Grid
     from bratskit.cases.phantoms.growth import draw_growth
     from bratskit.cases.phantoms.ingredients import Ingredients
+    from bratskit.cases.phantoms.simulate import aged
 
     use = Ingredients()
     grid = Grid((30, 30, 20), (8.0, 8.0, 8.0), (0, 0, 0), "cpu")  # only to place tumours
@@ -79,7 +80,7 @@ def draw_plans(seeds: Iterable[int]) -> dict[str, list[dict]]:
         head = draw_head(rngs[0], use)
         anatomy = shape_anatomy(rngs[1], head, grid)
         growth = draw_growth(rngs[2], anatomy, grid, Ingredients(cavity=2))
-        contrast = draw_contrast(rngs[3], growth, use)
+        contrast = aged(draw_contrast(rngs[3], growth, use), head)
         for name, plan in (("Head", head), ("Growth", growth), ("Contrast", contrast)):
             plans[name].append(asdict(plan))
         plans["Scanner"] += [asdict(scanner) for scanner in contrast.scanners]

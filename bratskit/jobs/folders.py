@@ -13,7 +13,7 @@ from bratskit.settings import Recipe, get_recipe
 if TYPE_CHECKING:
     from bratskit.cases import Fingerprint, Folds, Split
 
-__all__ = ["split_folders", "train_prepared"]
+__all__ = ["recipe_of", "split_folders", "train_prepared"]
 
 DEFAULT_RECIPE = "laptop"
 
@@ -106,7 +106,7 @@ def train_prepared(
     from bratskit.preprocess import list_prepared
     from bratskit.train import train
 
-    recipe = _recipe_of(recipe_name, run)
+    recipe = recipe_of(recipe_name, run)
     ids = list_prepared(prepared)
     if not ids:
         msg = (
@@ -189,7 +189,7 @@ def _fingerprints(folders: Sequence[Path]) -> "Iterator[Fingerprint]":
         yield from pool.map(read, folders)
 
 
-def _recipe_of(name: str | None, run: RunFolder) -> Recipe:
+def recipe_of(name: str | None, run: RunFolder) -> Recipe:
     """Take the recipe asked for, else the run's own, else the default."""
     if name is None and run.settings.exists():
         return Recipe.load(run.settings)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 import bratskit
-from bratskit.labels import LABELS
 from bratskit.networks.zoo import build_network
+from bratskit.preprocess.budget import refuse_full_disk
 from bratskit.runtime import made_by, write_atomically
-from bratskit.settings import Recipe
+from bratskit.settings import TARGET_NAMES, Recipe, Targets
 
 __all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "saved_model", "write_checksums"]
 
@@ -62,7 +62,7 @@ def save_checkpoint(
     """Write a network and everything needed to use it, whole or not at all.
 
     Args:
-        path: File to write; a kill at any moment leaves the old one or the new one.
+        path: File to write; a kill or a pulled plug at any moment leaves the old one or the new.
         network: Built by `build_network` from `recipe.network`; may be compiled.
         recipe: Settings of the run.
         card: Facts for the user: `trained_on`, `metric` and so on. `modalities`, `targets` and
@@ -76,13 +76,15 @@ def save_checkpoint(
         The path.
 
     Raises:
+        FullDiskError: The disk does not hold it; the file that was there still is.
         TypeError: `card` or `training` holds something that could not be read back.
-        ValueError: `card["modalities"]` is in another order than `recipe.modalities`.
+        ValueError: `card["modalities"]` is in another order than `recipe.modalities`, or
+            `card["targets"]` are not those of the recipe.
     """
     path = Path(path)
     stamp = {
         "modalities": list(recipe.modalities),
-        "targets": list(LABELS.values()),
+        "targets": list(recipe.target_names),
         "made_by": made_by(),
     }
     content = {
@@ -94,20 +96,33 @@ def save_checkpoint(
         "training": None if training is None else dict(training),
     }
     _refuse_other_order(tuple(content["card"]["modalities"]), recipe.modalities, where="card")
+    _refuse_other_targets(content["card"]["targets"], recipe.target_names, where="card")
     _refuse_unreadable(content["card"], where="card")
     _refuse_unreadable(content["training"], where="training")
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    # in memory first: torch's own writer says of a full disk only that it failed
+    file = io.BytesIO()
+    torch.save(content, file)
+    data = file.getbuffer()
+    try:
+        write_atomically(path, lambda temporary: temporary.write_bytes(data), durable=True)
+    except OSError as error:
+        refuse_full_disk(error, path.parent, len(data), what=path.name)
+        raise
     return path
 
 
 def load_checkpoint(
-    path: Path | str, *, expect_modalities: Sequence[str] | None = None
+    path: Path | str,
+    *,
+    expect_modalities: Sequence[str] | None = None,
+    expect_targets: Targets | None = None,
 ) -> Checkpoint:
     """Read a network back, running no code that the file might contain.
 
     Args:
         path: File that `save_checkpoint` wrote.
         expect_modalities: Channel order the caller is about to feed; None takes the checkpoint's.
+        expect_targets: What the caller takes the answer for; None takes the checkpoint's.
 
     Returns:
         The network in evaluation mode on the CPU, float32, with its recipe and card.
@@ -115,7 +130,8 @@ def load_checkpoint(
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is cut off, is no bratskit checkpoint, is of a newer format, or its
-            channels stand in another order than the caller's.
+            channels stand in another order than the caller's, or it answers other targets than
+            its recipe or the caller says.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,10 +142,13 @@ def load_checkpoint(
     recipe = Recipe.from_dict(content["recipe"])
     card = content["card"]
     _refuse_other_order(tuple(card["modalities"]), recipe.modalities, where=str(path))
+    _refuse_other_targets(card["targets"], recipe.target_names, where=str(path))
     if expect_modalities is not None:
         _refuse_other_order(recipe.modalities, tuple(expect_modalities), where=str(path))
+    if expect_targets is not None:
+        _refuse_other_targets(card["targets"], TARGET_NAMES[expect_targets], where=str(path))
     network = build_network(
-        recipe.network, in_channels=len(recipe.modalities), out_channels=len(card["targets"])
+        recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
     )
     _fill(network, content["state_dict"], path)
     return Checkpoint(
@@ -250,6 +269,15 @@ def _refuse_other_order(found: tuple[str, ...], wanted: tuple[str, ...], *, wher
         msg = (
             f"modalities of {where} must be in the order {list(wanted)}; got {list(found)}. "
             "Feed the channels in the order the network was trained with."
+        )
+        raise ValueError(msg)
+
+
+def _refuse_other_targets(found: Sequence[str], wanted: Sequence[str], *, where: str) -> None:
+    if list(found) != list(wanted):
+        msg = (
+            f"targets of {where} must be {list(wanted)}, as the recipe says; got {list(found)}. "
+            "Take another checkpoint, or a recipe with its targets: neither turns into the other."
         )
         raise ValueError(msg)
 

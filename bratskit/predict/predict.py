@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bratskit.cases import Case, Scan, load_scan
+from bratskit.labels import LABELS
 from bratskit.networks import Checkpoint
 from bratskit.predict.clean import remove_small_components
 from bratskit.predict.window import single_pass, sliding_window
-from bratskit.preprocess import Prepared, brain_mask, prepare_scan
+from bratskit.preprocess import Prepared, brain_mask, decide, prepare_scan
 from bratskit.runtime import pick_device, pick_precision
 from bratskit.settings import Recipe
 
@@ -34,13 +35,16 @@ class Prediction:
         id: Name of the case.
         labels: Internal labels `(I, J, K)` uint8. Regions nest (ET in TC in WT) by construction,
             because each voxel carries one label.
-        probs: Probabilities `(L, I, J, K)` float32, background first, before small components
-            were removed; None unless asked for (143 MB for a BraTS scan).
+        probs: Probabilities `(L, I, J, K)` float32, before small components were removed and, of
+            regions, before they were made to nest; None unless asked for (143 MB for a BraTS scan).
+        channels: What each channel of `probs` is about: "background", "NCR", "ED", "ET", which sum
+            to 1, or "WT", "TC", "ET", each by itself.
     """
 
     id: str
     labels: NDArray[np.uint8]
     probs: NDArray[np.float32] | None
+    channels: tuple[str, ...] = tuple(LABELS.values())
 
 
 def predict_prepared(
@@ -59,10 +63,13 @@ def predict_prepared(
         device: Where to run; None chooses.
 
     Returns:
-        Probabilities `(L, i, j, k)` float32, background first, sum 1 over L.
+        Probabilities `(L, i, j, k)` float32 of what `recipe.target_names` lists: background first
+        and sum 1 over L, or WT, TC and ET, each by itself. `bratskit.preprocess.decide` makes
+        labels of either.
 
     Raises:
-        ValueError: The prepared image has other channels, or another order, than the recipe.
+        ValueError: The prepared image has other channels, or another order, than the recipe, or
+            the network answers fewer or more than the recipe's targets.
     """
     _refuse_other_channels(prepared, recipe)
     device = pick_device() if device is None else torch.device(device)
@@ -71,7 +78,7 @@ def predict_prepared(
     settings = recipe.inference
     with _inference(network), _autocast(device, recipe):
         if settings.mode == "single" and _fits(tuple(image.shape[1:]), recipe, device):
-            probs = single_pass(network, image)
+            probs = single_pass(network, image, targets=recipe.targets)
         else:
             probs = sliding_window(
                 network,
@@ -79,7 +86,9 @@ def predict_prepared(
                 window_vox=settings.window_vox,
                 overlap=settings.overlap,
                 weights=settings.weights,
+                targets=recipe.targets,
             )
+    _refuse_other_targets(len(probs), recipe)
     return probs.cpu().numpy()
 
 
@@ -93,8 +102,9 @@ def predict_scan(
 ) -> Prediction:
     """Label a scan on its own grid.
 
-    Probabilities go back to the native grid first, the argmax comes last, then voxels without a
-    signal in any modality become background (no brain, no tumour), then small components go.
+    Probabilities go back to the native grid first, the decision (argmax, or regions over one half
+    painted) comes last, then voxels without a signal in any modality become background (no brain,
+    no tumour), then small components go.
 
     Args:
         network: From images to logits.
@@ -111,15 +121,15 @@ def predict_scan(
     outside = ~brain_mask(scan.image)
     native = None
     if keep_probs:
-        native = prepared.geometry.invert(probs)
+        native = prepared.geometry.invert(probs, targets=recipe.targets)
         native[:, outside] = 0
-        native[0, outside] = 1
-        labels = native.argmax(axis=0).astype(np.uint8)
+        native[0, outside] = float(recipe.targets == "labels")
+        labels = decide(native, targets=recipe.targets)
     else:
-        labels = prepared.geometry.invert_to_labels(probs)
+        labels = prepared.geometry.invert_to_labels(probs, targets=recipe.targets)
         labels[outside] = 0
     labels = remove_small_components(labels, recipe.inference.smallest_component_vox)
-    return Prediction(id=scan.id, labels=labels, probs=native)
+    return Prediction(id=scan.id, labels=labels, probs=native, channels=recipe.target_names)
 
 
 def predict_case(
@@ -179,6 +189,15 @@ def _free_bytes(device: torch.device) -> int | None:
         if line.startswith("MemAvailable"):
             return int(line.split()[1]) * 1024
     return None
+
+
+def _refuse_other_targets(n_channels: int, recipe: Recipe) -> None:
+    if n_channels != recipe.out_channels:
+        msg = (
+            f"network must answer {list(recipe.target_names)} for targets {recipe.targets!r}; got "
+            f"{n_channels} channels. Build it with out_channels=recipe.out_channels."
+        )
+        raise ValueError(msg)
 
 
 def _refuse_other_channels(prepared: Prepared, recipe: Recipe) -> None:

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bratskit.settings import Targets
+
 __all__ = ["gaussian_weights", "single_pass", "sliding_window", "window_starts"]
 
 Triple = tuple[int, int, int]
@@ -19,7 +21,9 @@ Triple = tuple[int, int, int]
 SIGMA_SHARE = 1 / 8
 
 
-def single_pass(network: nn.Module, image: Float[Tensor, "c i j k"]) -> Float[Tensor, "l i j k"]:
+def single_pass(
+    network: nn.Module, image: Float[Tensor, "c i j k"], *, targets: Targets = "labels"
+) -> Float[Tensor, "l i j k"]:
     """Label the whole volume in one forward pass.
 
     Args:
@@ -27,16 +31,18 @@ def single_pass(network: nn.Module, image: Float[Tensor, "c i j k"]) -> Float[Te
             the volume is padded, with zeros (the background) at the far ends; the padding is
             cropped off again.
         image: Z-scored intensities `(C, I, J, K)`.
+        targets: What the logits answer, `recipe.targets`: "labels" become probabilities by a
+            softmax over the channels, "regions" by a sigmoid each.
 
     Returns:
-        Probabilities `(L, I, J, K)` float32 that sum to 1 over L.
+        Probabilities `(L, I, J, K)` float32; those of labels sum to 1 over L.
 
     Raises:
         RuntimeError: The network says NaN or infinity, in float32 too.
     """
     size = tuple(image.shape[1:])
     padded = _pad(image, _round_up(size, _multiple_of(network)))
-    return _crop(_probabilities(network, padded), size)
+    return _crop(_probabilities(network, padded, targets), size)
 
 
 def sliding_window(
@@ -46,6 +52,7 @@ def sliding_window(
     window_vox: Triple,
     overlap: float = 0.5,
     weights: Literal["gaussian", "flat"] = "gaussian",
+    targets: Targets = "labels",
 ) -> Float[Tensor, "l i j k"]:
     """Label the volume window by window and average where windows overlap.
 
@@ -60,9 +67,10 @@ def sliding_window(
         overlap: Share of a window that the next one covers again, at least.
         weights: "gaussian" trusts the middle of a window, where the network saw most context;
             "flat" trusts all of it alike.
+        targets: What the logits answer, as for `single_pass`.
 
     Returns:
-        Probabilities `(L, I, J, K)` float32 that sum to 1 over L.
+        Probabilities `(L, I, J, K)` float32; those of labels sum to 1 over L.
 
     Raises:
         ValueError: The window does not fit the network, or `overlap` is not in [0, 1).
@@ -77,7 +85,7 @@ def sliding_window(
     weight = weight.to(image.device)
     total, weight_sum = None, torch.zeros(padded.shape[1:], device=image.device)
     for place in _places(tuple(padded.shape[1:]), window, overlap):
-        probs = _probabilities(network, padded[(slice(None), *place)])
+        probs = _probabilities(network, padded[(slice(None), *place)], targets)
         if total is None:
             total = torch.zeros(len(probs), *padded.shape[1:], device=image.device)
         total[(slice(None), *place)] += probs * weight
@@ -142,8 +150,8 @@ def _places(size: Triple, window: Triple, overlap: float) -> Iterator[tuple[slic
         yield tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
 
 
-def _probabilities(network: nn.Module, image: Tensor) -> Tensor:
-    """Run one window; the softmax is float32 whatever the arithmetic of the network was.
+def _probabilities(network: nn.Module, image: Tensor, targets: Targets) -> Tensor:
+    """Run one window; softmax and sigmoid are float32 whatever the arithmetic of the network was.
 
     float16 ends at 65,504: a window in which a feature overflowed is run again in float32. An
     argmax over NaN would say background, and nobody would know.
@@ -159,7 +167,7 @@ def _probabilities(network: nn.Module, image: Tensor) -> Tensor:
                 "Look at the scan with `bratskit check`, or take other weights."
             )
             raise RuntimeError(msg)
-    return logits.softmax(dim=0)
+    return logits.sigmoid() if targets == "regions" else logits.softmax(dim=0)
 
 
 def _multiple_of(network: nn.Module) -> int:

@@ -1,6 +1,7 @@
 """Room 01: turn a native scan into the array a network sees, and remember the way back."""
 
 from bratskit.preprocess.cohort import prepare_cohort
+from bratskit.preprocess.decide import decide
 from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.geometry import Geometry
 from bratskit.preprocess.grid import Crop, Orient, Resize
@@ -22,6 +23,7 @@ __all__ = [
     "Resize",
     "brain_box",
     "brain_mask",
+    "decide",
     "list_prepared",
     "load_prepared",
     "minmax",

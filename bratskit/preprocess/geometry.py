@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bratskit.cases.case import Scan
 from bratskit.cases.volume import GRID_TOLERANCE_MM, grid_distance_mm
+from bratskit.preprocess.decide import decide
 from bratskit.preprocess.grid import (
     Box,
     Crop,
@@ -25,18 +26,18 @@ from bratskit.preprocess.grid import (
 )
 from bratskit.preprocess.plan import plan_steps, spacing_of
 from bratskit.preprocess.resample import (
-    largest,
     resample_labels,
     resample_mask,
     resample_nearest,
     resample_values,
 )
 from bratskit.preprocess.steps import brain_box, brain_mask
-from bratskit.settings import GeometrySettings
+from bratskit.settings import GeometrySettings, Targets
 
 __all__ = ["Box", "Crop", "Geometry", "Interpolation", "Orient", "Resize"]
 
 Interpolation = Literal["linear", "nearest"]
+Probs = NDArray[np.float32]
 _RESAMPLE_LABELS = {"linear": resample_labels, "nearest": resample_nearest}
 
 
@@ -213,34 +214,33 @@ class Geometry:
         """
         return self._apply(np.asarray(labels, dtype=np.uint8), _RESAMPLE_LABELS[how])
 
-    def invert(self, probs: NDArray[np.float32]) -> NDArray[np.float32]:
+    def invert(self, probs: Probs, *, targets: Targets = "labels") -> Probs:
         """Bring probabilities `(L, i, j, k)` back to the native grid `(L, I, J, K)`, trilinear.
 
-        Where the prepared grid does not reach, channel 0, the background, is 1 and the others are
-        0. Four channels of a 240x240x155 scan take 143 MB; `invert_to_labels` needs a fraction.
+        Where the prepared grid does not reach all is 0, but of "labels" channel 0, the background,
+        is 1. Four channels of a BraTS scan take 143 MB; `invert_to_labels` needs a fraction.
         """
-        return self._invert(probs, outside=[1.0] + [0.0] * (len(probs) - 1))
+        return self._invert(probs, outside=_outside(probs, targets))
 
     def invert_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring intensities `(C, i, j, k)` back to `(C, I, J, K)`, 0 where nothing was reached."""
         return self._invert(image, outside=[0.0] * len(image))
 
-    def invert_to_labels(self, probs: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Take the likeliest label on the native grid: `invert(probs).argmax(0)`, box only.
+    def invert_to_labels(self, probs: Probs, *, targets: Targets = "labels") -> NDArray[np.uint8]:
+        """Decide labels `(I, J, K)` on the native grid: `invert(probs)`, then `decide`, box only.
 
         Args:
-            probs: Probabilities `(L, i, j, k)`, background first. Interpolation comes first and
-                argmax last, a channel at a time, so that memory stays at three brain boxes.
-
-        Returns:
-            Labels `(I, J, K)` uint8; ties go to the smaller label, outside the box is 0.
+            probs: Probabilities `(L, i, j, k)`, background first, or of WT, TC and ET. They are
+                interpolated a channel at a time, so that memory stays at three brain boxes.
+            targets: What the channels are.
         """
         check_shape(probs, self.shape, "shape")
         labels = np.zeros(self.native_shape, dtype=np.uint8)
-        self.crop(labels)[...] = largest(
-            (label, self._to_box(channel, resample_values, outside=float(label == 0)))
-            for label, channel in enumerate(probs)
+        channels = (
+            self._to_box(channel, resample_values, outside=value)
+            for channel, value in zip(probs, _outside(probs, targets), strict=True)
         )
+        self.crop(labels)[...] = decide(channels, targets=targets)
         return labels
 
     def invert_labels(self, labels: NDArray, *, how: Interpolation = "linear") -> NDArray[np.uint8]:
@@ -342,3 +342,8 @@ class Geometry:
     @cached_property
     def _within_box(self) -> "Geometry":
         return self.after_crop(self.box)
+
+
+def _outside(probs: NDArray, targets: Targets) -> list[float]:
+    """Say what each channel is where nothing was seen: background of labels, in no region."""
+    return [float(targets == "labels")] + [0.0] * (len(probs) - 1)

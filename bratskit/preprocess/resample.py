@@ -1,6 +1,6 @@
 """Resample values, masks and labels to another number of voxels, outer faces kept in place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,9 +10,9 @@ from torch import Tensor
 
 from bratskit.cases.memory import extent
 from bratskit.labels import LABELS
+from bratskit.preprocess.decide import largest
 
 __all__ = [
-    "largest",
     "resample_labels",
     "resample_mask",
     "resample_nearest",
@@ -65,19 +65,6 @@ def resample_labels(labels: NDArray, shape: Triple) -> NDArray[np.uint8]:
 def resample_nearest(labels: NDArray, shape: Triple) -> NDArray:
     """Take the voxel `(I, J, K)` whose extent holds each new voxel's centre."""
     return labels[np.ix_(*(_nearest(a, b) for a, b in zip(labels.shape, shape, strict=True)))]
-
-
-def largest(scores: Iterable[tuple[int, NDArray[np.float32]]]) -> NDArray[np.uint8]:
-    """Name the label of the largest score at each voxel; the one that comes first wins a tie."""
-    best, labels = None, None
-    for label, score in scores:
-        if best is None:
-            best = score.copy()
-            labels = np.full(score.shape, label, dtype=np.uint8)
-            continue
-        np.copyto(labels, np.uint8(label), where=score > best)
-        np.maximum(best, score, out=best)
-    return labels
 
 
 def _taps(length: int, wanted: int) -> Taps:

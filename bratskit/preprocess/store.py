@@ -68,6 +68,11 @@ class Prepared:
     modalities: tuple[str, ...] = MODALITIES
     lost_vox: Mapping[str, int] = field(default_factory=dict)
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels, without reading them."""
+        return self.labels is not None
+
     @cached_property
     def foreground(self) -> dict[int, NDArray[np.int32]]:
         """Voxels `(N, 3)` of each label that occurs, at most a few thousand each, sorted."""
@@ -111,6 +116,10 @@ class _Stored(Prepared):
     @property
     def labels(self) -> NDArray[np.uint8] | None:
         return self._one_byte("labels") if self._has_labels else None
+
+    @property
+    def has_labels(self) -> bool:
+        return self._has_labels
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -255,8 +264,7 @@ def read_patch(
         target.append(slice(low - first, high - first))
     if any(part.start >= part.stop for part in source):
         nothing = np.zeros((len(prepared.modalities), *size_vox), dtype=np.float32)
-        unlabelled = prepared.labels is None
-        return nothing, None if unlabelled else np.zeros(size_vox, dtype=np.uint8)
+        return nothing, np.zeros(size_vox, dtype=np.uint8) if prepared.has_labels else None
     image, labels = prepared.cut(tuple(source))
     return (
         _pad(image, tuple(target), size_vox),

@@ -2,13 +2,11 @@
 
 from dataclasses import replace
 
-from bratskit.settings.stages import (
-    GeometrySettings,
-    InferenceSettings,
-    NetworkSettings,
-    Recipe,
-    TrainingSettings,
-)
+from bratskit.settings.augmentation import AUGMENTATIONS
+from bratskit.settings.loss import LossSettings
+from bratskit.settings.network import NetworkSettings
+from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
+from bratskit.settings.training import TrainingSettings
 
 __all__ = ["RECIPES", "get_recipe"]
 
@@ -19,8 +17,10 @@ __all__ = ["RECIPES", "get_recipe"]
 # All slide windows as large as their patches, because InstanceNorm ties the answer to the window.
 #
 # "unet-a" to "unet-e" have the formats of the five reference pipelines of the project's brief:
-# channels, scale, grid, patches, norm, dropout. Their other networks, losses and augmentations come
-# with issue 5, so no score here is a reference's yet. D and E cut from the middle, tumour included.
+# channels, scale, grid, patches, norm, dropout. Their other networks and augmentations come with
+# issue 5, so no score here is a reference's yet. D and E cut from the middle, tumour included.
+# Losses: A softmax Dice + CE; C Dice alone, of regions by sigmoids; D Dice + focal; E calls its own
+# "hybrid", which is read as Dice + CE. None is known of B: it takes Dice + CE.
 _REFERENCE = TrainingSettings(accumulate=4, epochs=100, steps_per_epoch=250)
 _MIDDLE = GeometrySettings(region="grid", crop_vox=(128, 128, 128))
 
@@ -80,11 +80,14 @@ RECIPES = {
             name="unet-b",
             network=NetworkSettings(norm="batch", dropout=0.2),
             training=replace(_REFERENCE, patch_vox=(128, 128, 64)),
+            augmentation=AUGMENTATIONS["unet-b"],
             inference=InferenceSettings(mode="window", window_vox=(128, 128, 64)),
         ),
         Recipe(
             name="unet-c",
+            targets="regions",
             network=NetworkSettings(norm="instance"),
+            loss=LossSettings(name="dice"),
             training=_REFERENCE,
             inference=InferenceSettings(mode="window"),
         ),
@@ -93,6 +96,7 @@ RECIPES = {
             modalities=("flair", "t1ce", "t2"),
             normalise="minmax",
             geometry=_MIDDLE,
+            loss=LossSettings(name="dice_focal"),
             training=_REFERENCE,
         ),
         Recipe(name="unet-e", geometry=_MIDDLE, training=_REFERENCE),

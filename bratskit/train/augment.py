@@ -7,20 +7,20 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
+
+from bratskit.settings import AugmentationSettings
+from bratskit.train.augment_intensity import (
+    add_noise,
+    bend_contrast,
+    find_brain,
+    lose_resolution,
+    measure_brain,
+)
+from bratskit.train.augment_move import move_patch
 
 __all__ = ["Augmentation", "apply_augmentation", "draw_augmentation"]
 
-# nnU-Net's ranges and shares (Isensee 2021, supplement note 4), narrowed: our runs are short.
-AFFINE_SHARE = 0.2
-ROTATION_RAD = 0.26  # 15 degrees
-ZOOM = 0.15
-GAMMA_SHARE = 0.3
-GAMMA = 0.35
-NOISE_SHARE = 0.15
-NOISE_STD = 0.1  # in standard deviations of the brain
-SCALE = 0.1
-SHIFT = 0.1  # in standard deviations of the brain
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,42 +39,74 @@ class Augmentation:
         gamma: `(B, C)` exponent of the contrast curve; 1 leaves it.
         noise_std: `(B,)` standard deviation of Gaussian noise, in the same unit; 0 adds none.
         noise_seed: Seeds the noise, so that applying twice gives the same patch.
+        bend: `(B, 3, n, n, n)` displacement of the knots of a smooth bending along I, J, K, as a
+            share of the distance between two knots; None bends nothing.
+        blur_vox: `(B, C)` sigma of a Gaussian blur; 0 blurs nothing. None: nothing is.
+        coarse_vox: `(B, C)` voxel size that channels are sampled at and back; 1 leaves one. None:
+            nothing is.
+        dropped: `(B, C)` bool, channels that are set to 0; None drops none.
     """
 
     flips: NDArray[np.bool_]
-    rotation_rad: NDArray[np.float64]
-    zoom: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    shift: NDArray[np.float64]
-    gamma: NDArray[np.float64]
-    noise_std: NDArray[np.float64]
+    rotation_rad: Array
+    zoom: Array
+    scale: Array
+    shift: Array
+    gamma: Array
+    noise_std: Array
     noise_seed: int
+    bend: Array | None = None
+    blur_vox: Array | None = None
+    coarse_vox: Array | None = None
+    dropped: NDArray[np.bool_] | None = None
 
 
-def draw_augmentation(rng: np.random.Generator, batch: int, *, channels: int = 4) -> Augmentation:
+def draw_augmentation(
+    rng: np.random.Generator,
+    batch: int,
+    settings: AugmentationSettings | None = None,
+    *,
+    channels: int = 4,
+) -> Augmentation:
     """Draw what happens to each patch of a batch.
+
+    As many numbers are taken from `rng` whatever the settings, so that recipes which differ in
+    augmentation alone see the same patches, and turning one operation off leaves the draws of the
+    others as they were.
 
     Args:
         rng: The one source of randomness.
         batch: Number of patches.
+        settings: Share and range of each operation; None takes the usual ones.
         channels: Modalities of the image; each gets its own contrast.
     """
+    settings = settings or AugmentationSettings()
 
-    def each() -> NDArray[np.float64]:
+    def each() -> Array:
         return rng.uniform(-1, 1, (batch, channels))
 
-    turned = rng.random(batch) < AFFINE_SHARE
-    curved = (rng.random(batch) < GAMMA_SHARE)[:, None]
-    noisy = rng.random(batch) < NOISE_SHARE
+    angle_rad = np.radians(settings.rotation_deg)
+    turned = rng.random(batch) < settings.affine_share
+    curved = (rng.random(batch) < settings.gamma_share)[:, None]
+    noisy = rng.random(batch) < settings.noise_share
+    flips = rng.random((batch, 3)) < settings.flip_share
+    rotation_rad = turned[:, None] * rng.uniform(-angle_rad, angle_rad, (batch, 3))
+    zoom = 1 + turned * rng.uniform(-settings.zoom, settings.zoom, batch)
+    scale, shift = settings.contrast * each(), settings.brightness * each()
+    gamma = np.exp(curved * settings.gamma * each())
+    noise_std = noisy * rng.uniform(0, settings.noise, batch)
+    noise_seed = int(rng.integers(2**31))
+    other = np.random.default_rng(noise_seed)  # numbers beyond those that older runs have drawn
     return Augmentation(
-        flips=rng.random((batch, 3)) < 0.5,
-        rotation_rad=turned[:, None] * rng.uniform(-ROTATION_RAD, ROTATION_RAD, (batch, 3)),
-        zoom=1 + turned * rng.uniform(-ZOOM, ZOOM, batch),
-        scale=1 + SCALE * each(),
-        shift=SHIFT * each(),
-        gamma=np.exp(curved * GAMMA * each()),
-        noise_std=noisy * rng.uniform(0, NOISE_STD, batch),
-        noise_seed=int(rng.integers(2**31)),
+        flips=flips & np.isin(np.arange(3), settings.flip_axes),
+        rotation_rad=rotation_rad,
+        zoom=zoom,
+        scale=1 + scale * (other.random((batch, 1)) < settings.contrast_share),
+        shift=shift * (other.random((batch, 1)) < settings.brightness_share),
+        gamma=gamma,
+        noise_std=noise_std,
+        noise_seed=noise_seed,
+        **_draw_others(other, batch, settings, channels),
     )
 
 
@@ -87,8 +119,8 @@ def apply_augmentation(
 ) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
     """Apply one draw to image and labels alike.
 
-    Background stays exactly 0: a voxel counts as brain where any channel is non-zero, which is
-    how the preparation made the mask; intensities change only there.
+    Background stays exactly 0: a voxel counts as brain where any channel is non-zero once the patch
+    was moved, which is how the preparation made the mask; intensities change only there.
 
     Args:
         image: Prepared patches, any device; not modified.
@@ -99,92 +131,64 @@ def apply_augmentation(
             of each channel over the patch's brain: 0.1 of a 0..1 image would drown its tissues.
 
     Returns:
-        New image and labels of the same shapes. Labels are moved by the nearest voxel, image by
-        linear interpolation, on one grid.
+        New image and labels of the same shapes. Mirror, turn, zoom and bending are one resampling:
+        labels take the nearest voxel, the image is interpolated linearly, at the same points.
     """
-    pairs = [_move(image[at], labels[at], params, at) for at in range(image.shape[0])]
-    image = torch.stack([moved for moved, _ in pairs])
-    labels = torch.stack([moved for _, moved in pairs])
-    brain = _find_brain(image)
-    for at in np.flatnonzero((params.gamma != 1).any(axis=1)):
-        image[at] = _curve(image[at], brain[at], image.new_tensor(params.gamma[at]))
-    wide = (*params.scale.shape, 1, 1, 1)
-    shift = image.new_tensor(params.shift).view(wide)
-    spread = None
-    if normalise != "zscore":
-        spread = torch.stack(
-            [_brain_statistics(*patch)[1] for patch in zip(image, brain, strict=True)]
-        )
-        shift = shift * spread
-    _add_noise(image, params, spread)
-    image.mul_(image.new_tensor(params.scale).view(wide))
-    image.add_(shift).mul_(brain)
-    return image, labels
-
-
-def _move(image: Tensor, labels: Tensor, params: Augmentation, at: int) -> tuple[Tensor, Tensor]:
-    """Mirror, then turn and zoom where drawn, one patch `(C, I, J, K)` with its labels."""
-    axes = [axis - 3 for axis in np.flatnonzero(params.flips[at])]
-    image, labels = (item.flip(axes) if axes else item for item in (image, labels))
-    if params.zoom[at] == 1 and not params.rotation_rad[at].any():
-        return image, labels
-    theta = _sampling_matrix(params.rotation_rad[at], params.zoom[at], labels.shape)
-    theta = torch.as_tensor(theta, dtype=image.dtype, device=image.device)
-    grid = F.affine_grid(theta[None], [1, 1, *labels.shape], align_corners=False)
-    moved = F.grid_sample(image[None], grid, mode="bilinear", align_corners=False)[0]
-    drawn = labels[None, None].to(image.dtype)
-    nearest = F.grid_sample(drawn, grid, mode="nearest", align_corners=False)[0, 0]
-    return moved, nearest.to(labels.dtype)
-
-
-def _sampling_matrix(
-    angles_rad: NDArray[np.float64], zoom: float, shape: torch.Size
-) -> NDArray[np.float64]:
-    """Return the `(3, 4)` matrix for `affine_grid`, which counts axes K J I and lengths as 2."""
-    turn = np.eye(3)
-    for axis, angle in enumerate(angles_rad):
-        first, second = (other for other in range(3) if other != axis)
-        one = np.eye(3)
-        one[first, first] = one[second, second] = np.cos(angle)
-        one[first, second], one[second, first] = -np.sin(angle), np.sin(angle)
-        turn = turn @ one
-    half = np.array(shape, dtype=float) / 2
-    matrix = turn / zoom * half[None, :] / half[:, None]
-    return np.concatenate([matrix[::-1, ::-1], np.zeros((3, 1))], axis=1)
-
-
-def _find_brain(image: Tensor) -> Tensor:
-    """Mark voxels where any channel is non-zero; three times as fast on a CPU as `any(dim=1)`."""
-    brain = image[:, :1] != 0
-    for channel in range(1, image.shape[1]):
-        brain |= image[:, channel : channel + 1] != 0
-    return brain
-
-
-def _curve(image: Tensor, brain: Tensor, gamma: Tensor) -> Tensor:
-    """Bend the contrast of one patch and restore each channel's brain mean and spread."""
-    low = image.amin(dim=(1, 2, 3), keepdim=True)
-    span = (image.amax(dim=(1, 2, 3), keepdim=True) - low).clamp_min(1e-6)
-    bent = ((image - low) / span) ** gamma.view(-1, 1, 1, 1)
-    mean, std = _brain_statistics(image, brain)
-    bent_mean, bent_std = _brain_statistics(bent, brain)
-    return ((bent - bent_mean) / bent_std.clamp_min(1e-6) * std + mean) * brain
-
-
-def _brain_statistics(image: Tensor, brain: Tensor) -> tuple[Tensor, Tensor]:
-    count = brain.sum().clamp_min(1)
-    mean = (image * brain).sum(dim=(1, 2, 3), keepdim=True) / count
-    variance = ((image - mean).square() * brain).sum(dim=(1, 2, 3), keepdim=True) / count
-    return mean, variance.sqrt()
-
-
-def _add_noise(image: Tensor, params: Augmentation, spread: Tensor | None) -> None:
-    noisy = np.flatnonzero(params.noise_std)
-    if not len(noisy):
-        return
     generator = torch.Generator(image.device).manual_seed(params.noise_seed)
-    for at in noisy:
-        noise = torch.empty_like(image[at]).normal_(generator=generator)
-        if spread is not None:
-            noise.mul_(spread[at])
-        image[at].add_(noise, alpha=float(params.noise_std[at]))
+    patches = []
+    for at in range(image.shape[0]):
+        moved, moved_labels = move_patch(
+            image[at],
+            labels[at],
+            flips=params.flips[at],
+            rotation_rad=params.rotation_rad[at],
+            zoom=float(params.zoom[at]),
+            bend=None if params.bend is None else params.bend[at],
+        )
+        _vary(moved, params, at, generator, is_zscore=normalise == "zscore")
+        patches.append((moved, moved_labels))
+    return torch.stack([moved for moved, _ in patches]), torch.stack([item for _, item in patches])
+
+
+def _vary(
+    image: Tensor, params: Augmentation, at: int, generator: torch.Generator, *, is_zscore: bool
+) -> None:
+    """Vary the intensities of one moved patch `(C, I, J, K)` in place."""
+    brain = find_brain(image)
+    spread = image.new_ones(len(image)) if is_zscore else measure_brain(image, brain)[1]
+    if params.blur_vox is not None and params.coarse_vox is not None:
+        lose_resolution(image, brain, params.blur_vox[at], params.coarse_vox[at])
+    bend_contrast(image, brain, params.gamma[at])
+    if params.noise_std[at]:
+        add_noise(image, brain, spread * float(params.noise_std[at]), generator)
+    if (params.scale[at] != 1).any() or params.shift[at].any():
+        scale, shift = (image.new_tensor(item[at]) for item in (params.scale, params.shift))
+        image.mul_(scale.view(-1, 1, 1, 1))
+        image.addcmul_(brain, (shift * spread).view(-1, 1, 1, 1))
+    if params.dropped is not None:
+        image[torch.from_numpy(params.dropped[at])] = 0
+
+
+def _draw_others(
+    rng: np.random.Generator, batch: int, settings: AugmentationSettings, channels: int
+) -> dict[str, NDArray]:
+    """Draw the operations that are off by default, as keywords of `Augmentation`."""
+    each, some = (batch, channels), rng.random((2, batch, channels)) < 0.5
+    shares = [
+        settings.elastic_share,
+        settings.blur_share,
+        settings.low_resolution_share,
+        settings.channel_dropout_share * (channels > 1),
+    ]
+    bent, blurred, coarse, dropped = (rng.random(batch) < share for share in shares)
+    sigma_vox = rng.uniform(0.5, 1, each) * settings.blur_vox
+    fineness = rng.uniform(1 / settings.low_resolution, 1, each)
+    lacking = np.arange(channels) == rng.integers(channels, size=(batch, 1))
+    n = settings.elastic_knots
+    knots = settings.elastic * rng.uniform(-1, 1, (batch, 3, n, n, n))  # last: its size is a choice
+    return {
+        "bend": bent[:, None, None, None, None] * knots if bent.any() else None,
+        "blur_vox": (blurred[:, None] & some[0]) * sigma_vox,
+        "coarse_vox": np.where(coarse[:, None] & some[1], 1 / fineness, 1),
+        "dropped": dropped[:, None] & lacking,
+    }

@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-from bratskit.settings import TrainingSettings
+from bratskit.settings import AugmentationSettings, TrainingSettings
 from bratskit.train.augment import apply_augmentation, draw_augmentation
 from bratskit.train.mix import MixedSampler, StreamPlace
 from bratskit.train.patches import PatchPlace, PatchSampler
+from bratskit.train.torchio_plugin import PatchTransform
 
 __all__ = ["feed_epoch"]
 
@@ -24,6 +25,8 @@ def feed_epoch(
     *,
     device: torch.device,
     normalise: str = "zscore",
+    augmentation: AugmentationSettings | None = None,
+    transform: PatchTransform | None = None,
 ) -> Iterator[tuple[list[str], Iterator[Batch]]]:
     """Yield the case ids and the batches of each optimiser step of one epoch.
 
@@ -36,24 +39,28 @@ def feed_epoch(
         settings: Batch size, steps an epoch, accumulation, whether to augment.
         device: Where patches are varied: two slow cores then feed a fast GPU.
         normalise: Scale of the prepared images, `recipe.normalise`.
+        augmentation: Share and range of each operation; None takes the usual ones.
+        transform: What `torchio_transform` made, applied to each batch before it is varied.
 
     Yields:
         Ids of all patches of the step, and `settings.accumulate` batches of image
         `(B, C, I, J, K)` float32 and labels `(B, I, J, K)` int64 on `device`.
     """
     channels = len(sampler.modalities)
-    places, params = [], []
+    places, params, seeds = [], [], []
     for _ in range(settings.steps_per_epoch * settings.accumulate):
         places.append(sampler.draw(settings.batch))
         params.append(
-            draw_augmentation(sampler.rng, settings.batch, channels=channels)
+            draw_augmentation(sampler.rng, settings.batch, augmentation, channels=channels)
             if settings.augment
             else None
         )
+        seeds.append(int(sampler.rng.integers(2**31)) if transform else None)
     cut = _cut_ahead(sampler, places)
 
     def vary(at: int) -> Batch:
-        image, labels = (item.to(device, non_blocking=True) for item in next(cut))
+        batch = next(cut) if transform is None else transform(*next(cut), seeds[at])
+        image, labels = (item.to(device, non_blocking=True) for item in batch)
         if params[at] is None:
             return image, labels
         return apply_augmentation(image, labels, params[at], normalise=normalise)

@@ -113,7 +113,11 @@ def open_sampler(
     patients = None
     if training.phantom_share < 1:
         patients = PatchSampler(
-            prepared, patch_vox=training.patch_vox, tumour_share=training.tumour_share, rng=rng
+            prepared,
+            patch_vox=training.patch_vox,
+            tumour_share=training.tumour_share,
+            rng=rng,
+            label_share=training.label_share,
         )
     if not training.phantom_share:
         return patients

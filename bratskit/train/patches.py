@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from bratskit.labels import LABELS
 from bratskit.preprocess import Prepared, read_patch
 
 __all__ = ["PatchPlace", "PatchSampler", "draw_start", "stack_patches"]
 
 Triple = tuple[int, int, int]
+Shares = Sequence[tuple[str, float]]
 
 
 class PatchPlace(NamedTuple):
@@ -41,6 +43,7 @@ class PatchSampler:
             first, uniformly over those present in the case, because enhancing tumour would
             otherwise be drowned by oedema.
         rng: The one source of randomness.
+        label_share: How often each label is drawn instead, as `TrainingSettings.label_share`.
 
     Raises:
         ValueError: There are no cases, or one has no labels.
@@ -53,11 +56,13 @@ class PatchSampler:
         patch_vox: Triple,
         tumour_share: float,
         rng: np.random.Generator,
+        label_share: Shares = (),
     ) -> None:
         _refuse_unlabelled(prepared)
         self.prepared = list(prepared)
         self.patch_vox = patch_vox
         self.tumour_share = tumour_share
+        self.label_share = tuple(label_share)
         self.rng = rng
 
     @property
@@ -112,12 +117,18 @@ class PatchSampler:
             self.prepared[case],
             patch_vox=self.patch_vox,
             tumour_share=self.tumour_share,
+            label_share=self.label_share,
         )
         return PatchPlace(case, start)
 
 
 def draw_start(
-    rng: np.random.Generator, prepared: Prepared, *, patch_vox: Triple, tumour_share: float
+    rng: np.random.Generator,
+    prepared: Prepared,
+    *,
+    patch_vox: Triple,
+    tumour_share: float,
+    label_share: Shares = (),
 ) -> Triple:
     """Draw the first voxel of one patch of a case; `PatchSampler` says how.
 
@@ -126,12 +137,13 @@ def draw_start(
         prepared: The case.
         patch_vox: Size of the patch.
         tumour_share: Probability that it is centred near a tumour voxel, where there is one.
+        label_share: Which label that voxel has.
     """
     size = np.array(patch_vox)
     room = np.array(prepared.geometry.shape) - size
     lowest, highest = np.minimum(room, 0), np.maximum(room, 0)
     if rng.random() < tumour_share and _present(prepared):
-        start = np.clip(_near_tumour(rng, prepared, size), lowest, highest)
+        start = np.clip(_near_tumour(rng, prepared, size, label_share), lowest, highest)
     else:
         start = rng.integers(lowest, highest, endpoint=True)
     return int(start[0]), int(start[1]), int(start[2])
@@ -146,12 +158,22 @@ def stack_patches(
     return torch.from_numpy(image), torch.from_numpy(labels)
 
 
-def _near_tumour(rng: np.random.Generator, prepared: Prepared, size: np.ndarray) -> np.ndarray:
-    present = _present(prepared)
-    voxels = prepared.foreground[present[rng.integers(len(present))]]
+def _near_tumour(
+    rng: np.random.Generator, prepared: Prepared, size: np.ndarray, label_share: Shares
+) -> np.ndarray:
+    voxels = prepared.foreground[_draw_label(rng, _present(prepared), label_share)]
     voxel = np.asarray(voxels[rng.integers(len(voxels))])
     jitter = rng.integers(-(size // 4), size // 4, endpoint=True)
     return voxel - size // 2 + jitter
+
+
+def _draw_label(rng: np.random.Generator, present: Sequence[int], label_share: Shares) -> int:
+    """Draw a label of a case by the stated shares of those it has, or evenly without any."""
+    shares = dict(label_share)
+    weights = np.array([shares.get(LABELS[label], 0.0) for label in present])
+    if not weights.any():
+        return present[rng.integers(len(present))]
+    return int(rng.choice(present, p=weights / weights.sum()))
 
 
 def _present(prepared: Prepared) -> list[int]:
@@ -163,7 +185,7 @@ def _refuse_unlabelled(prepared: Sequence[Prepared]) -> None:
     if not prepared:
         msg = "prepared must hold at least one case; got none. Prepare the training cases first."
         raise ValueError(msg)
-    missing = [item.id for item in prepared if item.labels is None]
+    missing = [item.id for item in prepared if not item.has_labels]
     if missing:
         msg = f"prepared must hold labels to learn from; got none for {missing}. Leave them out."
         raise ValueError(msg)

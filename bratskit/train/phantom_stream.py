@@ -91,6 +91,7 @@ class PhantomStream:
             prepared,
             patch_vox=training.patch_vox,
             tumour_share=training.tumour_share,
+            label_share=training.label_share,
         )
         return read_patch(prepared, start, training.patch_vox)
 

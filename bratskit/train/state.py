@@ -1,14 +1,17 @@
 """Save and restore a run bit for bit, begin from other weights, and refuse what does not belong."""
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from bratskit.cases import Split, patient_of
 from bratskit.cases.phantoms import GENERATOR
 from bratskit.networks import Checkpoint, load_checkpoint, save_checkpoint, saved_model
+from bratskit.preprocess.budget import refuse_full_disk
 from bratskit.runtime import RunFolder
 from bratskit.settings import Recipe
 from bratskit.train.mix import MixedSampler
@@ -17,6 +20,8 @@ from bratskit.train.step import Learner
 from bratskit.train.track import History
 
 __all__ = ["begin_from", "make_card", "refuse_other_settings", "restore", "save_last"]
+
+HISTORY_BYTES = 1e6  # a thousand rows take a fifth of it
 
 
 def save_last(
@@ -29,17 +34,20 @@ def save_last(
     card: Mapping[str, object],
     deterministic: bool,
 ) -> None:
-    """Write `last.pt`, then the history it contains: a kill between them loses nothing."""
+    """Write `last.pt`, then the history it contains: a kill between them loses nothing.
+
+    Raises:
+        FullDiskError: The disk does not hold one of them.
+    """
     training = {
         "learner": learner.state_dict(),
         "sampler": sampler.state_dict(),
-        "torch_rng": torch.get_rng_state(),
-        "cuda_rng": [torch.cuda.get_rng_state(learner.device)] if _is_cuda(learner) else [],
+        **_generators(learner),
         "history": json.dumps(history),
         "deterministic": deterministic,
     }
     save_checkpoint(run.last, network=learner.network, recipe=recipe, card=card, training=training)
-    history.save(run.history)
+    _save_history(history, run)
 
 
 def restore(
@@ -51,14 +59,12 @@ def restore(
         The rows up to then; a row that a killed run wrote after it is gone.
     """
     training = last.training
-    learner.network.load_state_dict(last.network.state_dict())
+    learner.load_weights(last.network.state_dict())
     learner.load_state_dict(training["learner"])
     sampler.load_state_dict(training["sampler"])
-    torch.set_rng_state(training["torch_rng"])
-    if _is_cuda(learner) and training["cuda_rng"]:  # older files hold the state of every GPU
-        torch.cuda.set_rng_state(training["cuda_rng"][0], learner.device)
+    _set_generators(training, learner)
     history = History(json.loads(training["history"]))
-    history.save(run.history)
+    _save_history(history, run)
     return history
 
 
@@ -109,8 +115,8 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
         The checkpoint; None where training starts from random weights.
 
     Raises:
-        ValueError: Another network or channel order, or weights that have seen validation or test
-            patients, whose scores would then mean nothing.
+        ValueError: Another network, channel order or kind of targets, or weights that have seen
+            validation or test patients, whose scores would then mean nothing.
     """
     name = recipe.training.start_from
     if name is None:
@@ -118,6 +124,7 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
     start = load_checkpoint(
         saved_model() if name == "saved_model" else Path(name),
         expect_modalities=recipe.modalities,
+        expect_targets=recipe.targets,
     )
     theirs, ours = _flat(start.recipe.network), _flat(recipe.network)
     for field in ("name", "channels", "norm"):
@@ -148,6 +155,34 @@ def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[st
         "recipe_name": recipe.name,
         "generator": GENERATOR if recipe.training.phantom_share else None,
     }
+
+
+def _save_history(history: History, run: RunFolder) -> None:
+    try:
+        history.save(run.history)
+    except OSError as error:
+        refuse_full_disk(error, run.path, HISTORY_BYTES, what=run.history.name)
+        raise
+
+
+def _generators(learner: Learner) -> dict[str, object]:
+    """Return the state of every global generator; those of libraries we call are among them."""
+    return {
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": [torch.cuda.get_rng_state(learner.device)] if _is_cuda(learner) else [],
+        "python_rng": json.dumps(random.getstate()),
+        "numpy_rng": json.dumps(np.random.get_state(legacy=False), default=np.ndarray.tolist),  # noqa: NPY002
+    }
+
+
+def _set_generators(training: Mapping[str, object], learner: Learner) -> None:
+    torch.set_rng_state(training["torch_rng"])
+    if _is_cuda(learner) and training["cuda_rng"]:  # older files hold the state of every GPU
+        torch.cuda.set_rng_state(training["cuda_rng"][0], learner.device)
+    if "python_rng" in training:  # not in runs of before it was kept
+        version, words, gauss = json.loads(training["python_rng"])
+        random.setstate((version, tuple(words), gauss))
+        np.random.set_state(json.loads(training["numpy_rng"]))  # noqa: NPY002
 
 
 def _is_cuda(learner: Learner) -> bool:

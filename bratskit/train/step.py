@@ -1,7 +1,7 @@
 """Take one optimiser step: mixed precision, accumulation, clipping, and a refusal to learn NaN."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -9,9 +9,23 @@ from torch import Tensor, nn
 
 from bratskit.runtime import pick_precision
 from bratskit.settings import TrainingSettings
-from bratskit.train.losses import dice_ce_loss
+from bratskit.train.average import WeightAverage
+from bratskit.train.blame import (
+    NotFiniteError,
+    find_bad_cases,
+    find_bad_gradient,
+    find_first_bad_layer,
+)
+from bratskit.train.fallback import Fallback, is_out_of_memory
+from bratskit.train.losses import Loss, dice_ce_loss
+from bratskit.train.optimise import (
+    clip_gradients,
+    gradient_norm,
+    learning_rate,
+    make_optimiser,
+)
 
-__all__ = ["Learner", "NotFiniteError", "find_first_bad_layer", "learning_rate"]
+__all__ = ["Learner"]
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -19,9 +33,7 @@ HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # than they are: then they do not overflow for being scaled, they are not finite by themselves.
 SMALLEST_SCALE = 1.0
 
-
-class NotFiniteError(FloatingPointError):
-    """The loss or its gradient became NaN or infinite; the message names where."""
+Batch = tuple[Tensor, Tensor]
 
 
 class Learner:
@@ -32,19 +44,28 @@ class Learner:
             convolutions on a CPU.
         settings: How weights are learned.
         device: Where the network runs.
+        loss: What is minimised, from `make_loss`.
     """
 
     def __init__(
-        self, network: nn.Module, settings: TrainingSettings, *, device: torch.device
+        self,
+        network: nn.Module,
+        settings: TrainingSettings,
+        *,
+        device: torch.device,
+        loss: Loss = dice_ce_loss,
     ) -> None:
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.settings = settings
+        self.loss = loss
         self.device = device
         self.precision = pick_precision(device, settings.precision)
-        self.optimiser = torch.optim.AdamW(
-            network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-        )
+        self.optimiser = make_optimiser(self.network, settings)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision == "fp16")
+        self.average = (
+            WeightAverage(self.network, decay=settings.ema_decay) if settings.ema_decay else None
+        )
+        self.fallback = Fallback(self.network, batch=settings.batch)
         self.step_number = 0
 
     @property
@@ -52,30 +73,56 @@ class Learner:
         """Learning rate of the latest step."""
         return float(self.optimiser.param_groups[0]["lr"])
 
-    def step(self, batches: Iterable[tuple[Tensor, Tensor]], *, name: str = "") -> float:
+    @property
+    def network_to_keep(self) -> nn.Module:
+        """The network to validate and to keep as the best: the average, where there is one."""
+        return self.average.network if self.average else self.network
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Begin from weights; the average begins there too."""
+        self.network.load_state_dict(weights)
+        if self.average:
+            self.average.load(weights)
+
+    def step(self, batches: Iterable[Batch], *, name: str = "", ids: Sequence[str] = ()) -> float:
         """Average the gradients of `settings.accumulate` batches and move the weights once.
+
+        Where memory ends, the step begins again with fewer patches at once; see `Fallback`.
 
         Args:
             batches: Pairs of image `(B, C, I, J, K)` and labels `(B, I, J, K)`, all of one size.
-            name: Where they come from, for messages: epoch and case ids.
+            name: Where they come from, for messages.
+            ids: Case of each patch, for messages.
 
         Returns:
             Mean loss of the batches.
 
         Raises:
             NotFiniteError: A loss or the gradient is NaN or infinite. The weights are as they were.
+            torch.OutOfMemoryError: Memory does not hold one patch. The weights are as they were.
         """
         self._set_learning_rate()
+        buffers = [buffer.clone() for buffer in self.network.buffers()]
         self.optimiser.zero_grad(set_to_none=True)
-        total = 0.0
-        for image, labels in batches:
-            loss = self._loss(image, labels)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise NotFiniteError(self._explain("loss", value, name, image))
-            self.scaler.scale(loss / self.settings.accumulate).backward()
-            total += value / self.settings.accumulate
-        self._update(name)
+        total, seen = 0.0, []
+        for batch in batches:
+            seen.append(batch)
+            todo = [batch]
+            while todo:
+                said = None
+                try:
+                    at = len(seen) - len(todo)
+                    for number, one in enumerate(todo, start=at):
+                        total += self._add_gradient(one, name, ids[number * self.settings.batch :])
+                    todo = []
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error):
+                        raise
+                    said = str(error)
+                if said is not None:  # here, where no traceback holds activations any more
+                    self._start_again(said, buffers)
+                    total, todo = 0.0, [*seen]
+        self._update(f"{name}, cases {', '.join(sorted(set(ids)))}" if ids else name)
         return total
 
     def state_dict(self) -> dict[str, object]:
@@ -84,21 +131,51 @@ class Learner:
             "step": self.step_number,
             "optimiser": self.optimiser.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": self.average.network.state_dict() if self.average else None,
+            "fallback": self.fallback.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from `state_dict`; the weights are loaded apart."""
+        """Go on from `state_dict`; the weights are loaded before, by `load_weights`."""
         self.step_number = int(state["step"])
         self.optimiser.load_state_dict(state["optimiser"])
         if state["scaler"] and self.scaler.is_enabled():  # empty where the run was not fp16
             self.scaler.load_state_dict(state["scaler"])
+        if self.average and state.get("average"):
+            self.average.load(state["average"])
+        if "fallback" in state:  # not in runs of before it existed
+            self.fallback.load_state_dict(state["fallback"])
+
+    def _add_gradient(self, batch: Batch, name: str, ids: Sequence[str]) -> float:
+        """Add the share of one batch to the gradient, in as many parts as memory asks for."""
+        image, labels = batch
+        total = 0.0
+        for part in self.fallback.parts(len(image)):
+            loss = self._loss(image[part], labels[part])
+            value = loss.item()
+            if not math.isfinite(value):
+                raise NotFiniteError(self._explain_loss(value, name, image[part], ids[part]))
+            of = self.settings.accumulate * (len(image) / (part.stop - part.start))
+            self.scaler.scale(loss / of).backward()
+            total += value / of
+        return total
+
+    def _start_again(self, said: str, buffers: Sequence[Tensor]) -> None:
+        """Forget what was added to the gradient, and take a step down in memory."""
+        self.optimiser.zero_grad(set_to_none=True)
+        with torch.no_grad():
+            for buffer, before in zip(self.network.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.fallback.step_down(said, step=self.step_number + 1)
 
     def _loss(self, image: Tensor, labels: Tensor) -> Tensor:
         image = image.to(self.device, memory_format=torch.channels_last_3d, non_blocking=True)
         labels = labels.to(self.device, non_blocking=True)
         with self._autocast():
             logits = self.network(image)
-        return dice_ce_loss(logits, labels)
+        return self.loss(logits, labels)
 
     def _autocast(self) -> AbstractContextManager[None]:
         enabled = self.precision in HALF
@@ -107,15 +184,18 @@ class Learner:
 
     def _update(self, name: str) -> None:
         self.scaler.unscale_(self.optimiser)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip_norm)
+        norm = gradient_norm(self.network)
+        is_finite = bool(torch.isfinite(norm))
         # fp16 overflows by design: its scaler skips such a step and lowers the scale
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            raise NotFiniteError(self._explain("gradient norm", norm.item(), name, None))
+        if not is_finite and self.scaler.get_scale() / 2 < SMALLEST_SCALE:
+            raise NotFiniteError(self._explain_gradient(norm.item(), name))
+        if is_finite and self.settings.clip_norm:
+            clip_gradients(self.network, norm, largest=self.settings.clip_norm)
         self.scaler.step(self.optimiser)
         self.scaler.update()
-        if self.scaler.is_enabled() and self.scaler.get_scale() < SMALLEST_SCALE:
-            raise NotFiniteError(self._explain("gradient norm", norm.item(), name, None))
         self.step_number += 1
+        if self.average and is_finite:  # a skipped step left no new weights
+            self.average.update(self.network, step=self.step_number)
 
     def _set_learning_rate(self) -> None:
         settings = self.settings
@@ -124,76 +204,26 @@ class Learner:
             total=settings.epochs * settings.steps_per_epoch,
             peak=settings.learning_rate,
             warmup=settings.warmup,
+            schedule=settings.schedule,
         )
         for group in self.optimiser.param_groups:
             group["lr"] = rate
 
-    def _explain(self, what: str, value: float, name: str, image: Tensor | None) -> str:
-        where = ""
-        if image is not None:
-            with self._autocast():
-                bad = find_first_bad_layer(self.network, image.to(self.device))
-            where = f" First not finite: {bad}."
+    def _explain_loss(self, value: float, name: str, image: Tensor, ids: Sequence[str]) -> str:
+        with self._autocast():
+            image = image.to(self.device)
+            bad = find_first_bad_layer(self.network, image)
+            cases = find_bad_cases(self.network, image, ids) if ids else []
+        where = f"{name}, cases {', '.join(cases)}" if cases else name
+        return self._explain("loss", value, where, bad)
+
+    def _explain_gradient(self, value: float, name: str) -> str:
+        return self._explain("gradient norm", value, name, find_bad_gradient(self.network))
+
+    def _explain(self, what: str, value: float, where: str, bad: str) -> str:
         return (
             f"{what} must be finite; got {value} at step {self.step_number + 1}"
-            f"{f' ({name})' if name else ''}.{where} The last good checkpoint was kept. "
+            f"{f' ({where})' if where else ''}. First not finite: {bad}. "
+            "The last good checkpoint was kept. "
             "Look at these cases with `bratskit check`, or lower training.learning_rate."
         )
-
-
-def learning_rate(step: int, *, total: int, peak: float, warmup: float) -> float:
-    """Rise linearly to `peak`, then fall along a cosine to 0 at the end of training.
-
-    Args:
-        step: Optimiser steps taken before this one.
-        total: Optimiser steps of the whole training.
-        peak: Highest learning rate.
-        warmup: Share of `total` over which it rises; small gradients' statistics need time.
-
-    Examples:
-        >>> [round(learning_rate(at, total=10, peak=1.0, warmup=0.2), 2) for at in (0, 1, 2, 6, 10)]
-        [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    rising = round(total * warmup)
-    if step < rising:
-        return peak * (step + 1) / rising
-    share = (step - rising) / max(1, total - rising)
-    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-
-
-def find_first_bad_layer(network: nn.Module, image: Tensor) -> str:
-    """Name the first place on the way through the network that is NaN or infinite.
-
-    Args:
-        network: Its buffers and weights are left as they are.
-        image: The batch `(B, C, I, J, K)` whose loss was not finite.
-
-    Returns:
-        "the image", a parameter's name, a layer's name, or "the loss itself".
-    """
-    if not torch.isfinite(image).all():
-        return "the image"
-    for name, parameter in network.named_parameters():
-        if not torch.isfinite(parameter).all():
-            return f"parameter {name}"
-    bad: list[str] = []
-
-    def watch(name: str) -> object:
-        def hook(_module: nn.Module, _inputs: object, features: object) -> None:
-            if isinstance(features, Tensor) and not torch.isfinite(features).all():
-                bad.append(f"layer {name}")
-
-        return hook
-
-    leaves = [
-        (name, module) for name, module in network.named_modules() if not [*module.children()]
-    ]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
-    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
-    with torch.no_grad():
-        network(image)
-        for name, buffer in network.named_buffers():
-            buffer.copy_(kept[name])
-    for handle in handles:
-        handle.remove()
-    return bad[0] if bad else "the loss itself"

@@ -10,7 +10,7 @@ from torch import nn
 from bratskit.evaluate import dice
 from bratskit.labels import REGIONS
 from bratskit.predict import predict_prepared, remove_small_components
-from bratskit.preprocess import Geometry, Prepared
+from bratskit.preprocess import Geometry, Prepared, decide
 from bratskit.settings import Recipe
 
 __all__ = ["validate"]
@@ -55,7 +55,7 @@ def _score(
     network: nn.Module, prepared: Prepared, recipe: Recipe, device: torch.device
 ) -> list[float]:
     probs = predict_prepared(network, prepared, recipe, device=device)
-    pred = np.where(prepared.mask, np.argmax(probs, axis=0), 0).astype(np.uint8)
+    pred = np.where(prepared.mask, decide(probs, targets=recipe.targets), 0).astype(np.uint8)
     smallest_vox = _prepared_vox(recipe.inference.smallest_component_vox, prepared.geometry)
     pred = remove_small_components(pred, smallest_vox)
     truth = np.asarray(prepared.labels)

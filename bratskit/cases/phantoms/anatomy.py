@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 Array = Tensor
+_CENTRE_MNI = (-17, 8)  # y and z of the brain's centre, from where template points are counted
 
 
 @dataclass(frozen=True)
@@ -46,10 +47,11 @@ class Anatomy:
         csf: CSF fraction; white, grey and csf add up to 1.
         deep_grey: The part of `grey` in caudate, putamen, pallidum and thalamus.
         hindbrain: 1 in cerebellum and brain stem, 0 elsewhere, soft between; of every tissue.
-        limbic: 1 in hippocampus, amygdala, insula and anterior cingulate, likewise.
+        limbic: 1 in hippocampus, amygdala, insula and cingulate cortex, likewise.
         depth_mm: Distance to the brain's surface.
         ventricle_mm: Distance to lateral and third ventricle.
         template_x_mm: Signed distance to the mid-sagittal plane, positive on the right.
+        template_yz_mm: MNI y and z of the template's tissue that lies there.
         jacobian: Smallest and largest local scale of volume of the map from this head to the
             template, over its affine part; above 0, so nothing is folded. From differences over
             4 mm, whatever the voxel size: finer extremes are not seen.
@@ -66,6 +68,7 @@ class Anatomy:
     depth_mm: Array
     ventricle_mm: Array
     template_x_mm: Array
+    template_yz_mm: tuple[Array, Array]
     jacobian: tuple[float, float]
 
     def volume(self, values: Array, *, outside: float = 0.0) -> Array:
@@ -136,6 +139,7 @@ def shape_anatomy(
         depth_mm=depth,
         ventricle_mm=found[:, 3] * 0.25,
         template_x_mm=points[0],
+        template_yz_mm=(points[1] + _CENTRE_MNI[0], points[2] + _CENTRE_MNI[1]),
         jacobian=coarse.jacobian(push),
     )
 
@@ -148,7 +152,8 @@ def _tissues(
     csf = csf * (csf * 0.28 + 0.72) * 1.2  # near csf ** 1.3
     csf = csf.sub_(((depth - 10) * (1 / 10)).clamp_(0, 1).mul_(0.5)).clamp_(min=0)
     near_surface = ((26 - depth) * (1 / 20)).clamp_(0, 1).mul_(1 - white)
-    csf = csf.add_(near_surface.mul_(sulci * 0.2 + (0.3 * head.atrophy - 0.3))).clamp_(0, 1)
+    unrest = sulci * 0.14 * (1 - found[:, 4] * (1 / 255))  # the cerebellum has no wide sulci
+    csf = csf.add_(near_surface.mul_(unrest + (0.3 * head.atrophy - 0.3))).clamp_(0, 1)
     crisp = ((white - 0.5) * 1.8 + 0.5 + rough * 0.12).clamp_(0, 1)
     tissue = 1 - csf
     deep = deep * tissue

@@ -20,7 +20,7 @@ _TISSUES: dict[str, tuple[Four, Four]] = {
     "grey": ((0.35, -0.4, -0.25, 0.15), (0.3, 0.3, 0.25, 0.25)),
     "white": ((-0.1, 0.75, 0.4, -0.6), (0.3, 0.3, 0.3, 0.2)),
     "deep_grey": ((-0.05, 0.15, 0.15, -0.35), (0.25, 0.3, 0.25, 0.25)),
-    "oedema": ((2.2, -0.35, -0.45, 1.5), (0.5, 0.4, 0.3, 0.7)),
+    "oedema": ((1.95, -0.35, -0.45, 1.5), (0.5, 0.4, 0.3, 0.7)),
     "necrosis": ((2.05, -0.85, -0.9, 2.1), (0.65, 0.6, 0.45, 0.75)),
     "enhancing": ((1.9, -0.15, 1.65, 1.35), (1.0, 0.7, 0.8, 0.7)),
     "vessel": ((-0.3, -0.2, 7.5, -1.0), (0.6, 0.5, 2.5, 0.7)),
@@ -31,20 +31,23 @@ _TISSUES: dict[str, tuple[Four, Four]] = {
 # What regions add to their grey and white matter: without it a network takes cerebellum, brain stem
 # and hippocampus for tumour. Set after where such networks erred in thirty BraTS cases.
 _REGIONS: dict[str, tuple[Four, Four]] = {
-    "hindbrain": ((0.2, -0.3, -0.2, 0.2), (0.4, 0.4, 0.3, 0.35)),
-    "limbic": ((0.35, -0.25, -0.1, 0.2), (0.3, 0.25, 0.2, 0.25)),
+    "hindbrain": ((-0.05, -0.18, -0.1, -0.35), (0.4, 0.4, 0.3, 0.35)),
+    "limbic": ((0.2, -0.2, -0.05, 0.2), (0.3, 0.25, 0.2, 0.25)),
 }
 # Unit of the z-scores above over the mean of the brain: finished phantoms then have the standard
 # deviation over mean of thirty BraTS cases (0.20-0.44, 0.20-0.33, 0.20-0.43, 0.29-0.55).
 _SPREAD = ((0.30, 0.60), (0.20, 0.33), (0.21, 0.43), (0.34, 0.66))
 # Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
-_FLARE = ((0.0, 0.35), (0.0, 0.3), (0.0, 0.2), (0.0, 0.5))
-_UNREST = (0.25, 0.2, 0.3, 0.2)
+_FLARE = ((0.0, 0.55), (0.0, 0.3), (0.0, 0.2), (0.0, 0.5))
+_UNREST = (0.25, 0.15, 0.2, 0.2)
+# Shading that modalities share, as a part of the signal: thirty BraTS cases have poles up to 0.8
+# standard deviations brighter or darker in several modalities at once, and a darker vertex.
+_POLES = ((-0.25, 0.3), (-0.28, 0.25), (-0.25, 0.0))
 # How often a modality was scanned in slices thicker than 2 mm, set so that the correlation from
 # slice to slice agrees with thirty BraTS cases: FLAIR and T2 of clinical protocols are 2D mostly.
 _THICK = (0.8, 0.6, 0.25, 0.8)
 # Noise of a scanned voxel in units of the z-scores: lowest and highest, matched likewise.
-_NOISE = ((0.02, 0.2), (0.03, 0.16), (0.02, 0.13), (0.03, 0.13))
+_NOISE = ((0.01, 0.14), (0.02, 0.11), (0.01, 0.1), (0.02, 0.09))
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,9 @@ class Contrast:
         flare: Bright patches of healthy tissue, per modality: cortex, artefacts, old lesions.
         sulci: Depth of fine sulci, which the average template has lost.
         drift: Mottling at 28 mm, per modality.
+        shade: Deviation of the shading that modalities share, as a part of the signal.
+        poles: What that shading adds at occipital pole, frontal pole and vertex, likewise.
+        shade_gain: How much of it each modality shows.
         fading: How faint oedema is at its edge, 0 (as its middle) to 1.
         softness_mm: Width of the visible border of oedema.
         border_mm: Width of the visible borders within the core.
@@ -125,6 +131,9 @@ class Contrast:
     flare: Four
     sulci: float
     drift: Four
+    shade: float
+    poles: tuple[float, float, float]
+    shade_gain: Four
     fading: float
     softness_mm: float
     border_mm: float
@@ -185,8 +194,8 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
         kinship=draw.between(0.2, 1.0),
         unrest=draw.each(tuple((0.05, high) for high in _UNREST), rough),
         flare=draw.each(_FLARE, rough),
-        sulci=min(draw.between(0.4, 1.0, rough), 1.0),
-        drift=draw.each(((0.02, 0.22),) * 4, rough),
+        sulci=min(draw.between(0.25, 0.75, rough), 1.0),
+        drift=draw.each(((0.02, 0.1),) * 4, rough),
         fading=min(draw.between(0.1, 0.6, rough), 0.9),
         softness_mm=draw.between(0.8, 3.5, soft),
         border_mm=draw.between(0.2, 0.4, soft),
@@ -196,14 +205,17 @@ def draw_contrast(rng: np.random.Generator, growth: Growth, ingredients: Ingredi
         blood=draw.seldom(0.03 if growth.kind == "low-grade" else 0.15, 0.05, 0.3, rough),
         confluent=max(0.0, draw.between(-0.5, 1.3, use.white_lesions)),
         punctate=max(0.0, draw.between(-0.3, 1.0, use.white_lesions)),
-        mimics=draw.between(0.3, 1.0, use.mimics),
-        vessel_width=draw.between(0.008, 0.05),
+        mimics=draw.between(0.4, 1.0, use.mimics),
+        vessel_width=draw.between(0.04, 0.12),
         inflow=draw.seldom(0.25, 0.3, 1.0, use.mimics),
-        strip_dark=max(0.0, draw.between(-0.2, 1.2, use.strip)),
+        strip_dark=max(0.0, draw.between(-0.3, 0.8, use.strip)),
         scraps=draw.between(0.0, 1.0, use.strip),
         scrap_bright=draw.each(((-1.5, 3.5),) * 4),
         lost_mm=draw.seldom(0.25, 1.0, 5.0, use.strip),
         regions=_draw_regions(rng, use.regions),
+        shade=draw.between(0.03, 0.11, use.bias),
+        poles=draw.each(_POLES, use.bias),
+        shade_gain=draw.each(((0.1, 1.0), (0.6, 1.4), (0.5, 1.3), (0.6, 1.4))),
     )
 
 
@@ -273,7 +285,7 @@ def _draw_scanner(draw: _Draw, use: Ingredients, channel: int, brightness: Four)
         spread=draw.between(*_SPREAD[channel]),
         scale=brightness[channel],
         noise=draw.between(*_NOISE[channel], use.noise),
-        bias=draw.between(0.01, 0.1, use.bias) + draw.seldom(0.15, 0.05, 0.15, use.bias),
+        bias=draw.between(0.01, 0.07, use.bias) + draw.seldom(0.15, 0.05, 0.15, use.bias),
         blur_mm=draw.between(0.0, 0.45, use.partial_volume),
         resample=min(draw.between(0.0, 0.2, use.partial_volume), 0.6),
         slice_mm=max(thick, 2.0) if thick else 0.0,

@@ -29,6 +29,8 @@ _FRONT = round(
 # Prolif. 33(5):317-329; a tenth: Le et al. (2016), IEEE Trans. Med. Imaging 35(10):2329-2339.
 _GREY_OVER_WHITE = 0.12
 
+_SWELLING = 0.3  # part of the oedema's volume that takes room as the core's does: set by eye
+
 # Radial growth, mm/day, middle and spread of its logarithm. Source: high grade tens of mm a year
 # for 2 sqrt(D rho), Harpold et al. (2007), J. Neuropathol. Exp. Neurol. 66(1):1-9; low grade
 # 4 mm a year in diameter, Mandonnet et al. (2003), Ann. Neurol. 53(4):524-528. Spreads: by eye.
@@ -68,8 +70,8 @@ class Growth:
         axes: Relative half axes of the core, product 1.
         rotation: Orientation of the axes, three rows.
         roughness: Irregularity of the core's surface over its radius.
-        rim_roughness: Irregularity of the necrosis; above about 0.6 it falls into pieces.
-        rim_gaps: How much of the rim is missing in places, 0 closed to 1 in fragments.
+        rim_roughness: Irregularity of the necrosis: how lobed it is and how far off the middle.
+        rim_gaps: How far the rim is open, in one or two arcs, 0 closed to 1 missing there.
         grain: Fine speckle of necrosis in the rim.
         push: Mass effect, 0 infiltrates without pushing, 0.6 pushes hard.
         lopsided: How unevenly the oedema spreads, 0 evenly to 1.
@@ -191,7 +193,8 @@ def grown_to(growth: Growth, whole_ml: float) -> Growth:
 
 def push_of(growth: Growth, points: list[Array]) -> list[Array]:
     """Return the mass effect: the way from each point to where its tissue came from, mm."""
-    radius = _radius_mm(growth.seen_ml()[1])
+    whole, core, _ = growth.seen_ml()
+    radius = _radius_mm(core + _SWELLING * (whole - core))
     reach = 1.1 * radius + 7
     axes = [points[a] - growth.centre_mm[a] for a in range(3)]
     squares = axes[0] * axes[0] + axes[1] * axes[1] + axes[2] * axes[2]

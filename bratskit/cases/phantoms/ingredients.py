@@ -12,7 +12,7 @@ STRONGEST = 2.0
 INGREDIENTS = {
     "bends": "deformation of the template into another head, pose and size apart",
     "age": "wide ventricles and sulci",
-    "white_lesions": "white-matter lesions of age, which no label marks",
+    "white_lesions": "white-matter lesions, the more the older, which no label marks",
     "mimics": "vessels, dura, sinuses and choroid plexus, bright on T1ce like a tumour's rim",
     "regions": "cerebellum, brain stem and limbic cortex apart from other tissue, as in a tumour",
     "mass_effect": "tissue that the tumour pushes aside",

@@ -8,6 +8,8 @@ import torch
 from bratskit.cases.phantoms.anatomy import Anatomy
 from bratskit.cases.phantoms.contrast import Contrast
 from bratskit.cases.phantoms.fields import Array, Grid
+from bratskit.cases.phantoms.mimics import agent_weight
+from bratskit.cases.phantoms.noises import Noises, fade, step, where
 from bratskit.cases.phantoms.tumour import Tumour
 from bratskit.labels import MODALITIES
 
@@ -15,38 +17,6 @@ __all__ = ["render", "strip_skull"]
 
 _AIR = -2.6  # brain z-score of the dark rim that a careless skull strip keeps
 _FAR = -20.0  # level sets where nothing was grown
-
-
-def _step(x: Array) -> Array:
-    """Rise smoothly from 0 at -3 to 1 at 3, as steep at 0 as a sigmoid; a cubic, so it is exact."""
-    t = torch.clamp(x * (1 / 6) + 0.5, 0, 1)
-    return t * t * (3 - (t + t))
-
-
-def _fade(distance_mm: Array, reach_mm: float) -> Array:
-    """Fall from 1 at distance 0, with no slope, to 0 at three times the reach."""
-    t = torch.clamp(1 - distance_mm * (1 / (3 * reach_mm)), 0, 1)
-    return t * t * t
-
-
-class _Noises:
-    """Smooth fields at the brain's voxels, each from a stream of its own.
-
-    Leaving one out changes no other.
-    """
-
-    def __init__(self, rng: np.random.Generator, anatomy: Anatomy, grid: Grid) -> None:
-        self.seed, self.anatomy, self.grid = int(rng.integers(2**32)), anatomy, grid
-
-    def draw(self, name: str, knots_mm: float) -> Array:
-        return self.anatomy.at_brain(self.grid.noise(self._rng(name), knots_mm=knots_mm))
-
-    def draw_at(self, name: str, knots_mm: float, at: torch.Tensor) -> Array:
-        voxels = self.anatomy.voxels[at]
-        return self.grid.noise_at(self._rng(name), knots_mm=knots_mm, voxels=voxels)
-
-    def _rng(self, name: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, *name.encode()])
 
 
 @dataclass(frozen=True)
@@ -58,7 +28,8 @@ class _Lesion:
         weights: Fraction of each of the tumour's tissues there.
         whole: Sum of the fractions.
         strength: How much of the oedema's contrast shows, about 1 in its middle.
-        mottle: Two independent noises of variance about 1.
+        mottle: Two noises, fine spots on coarse ones: those of 5 to 15 mm, which thirty BraTS
+            cases hardly have, make leopards.
         uptake: How much contrast agent enhancing tissue takes up, about 1.
     """
 
@@ -72,10 +43,10 @@ class _Lesion:
 
 def _fraction(level: Array, width_mm: float) -> Array:
     """Soften a level set as partial volume does; width 0 leaves a hard border."""
-    return _step(level * (1 / max(width_mm, 1e-3)))
+    return step(level * (1 / max(width_mm, 1e-3)))
 
 
-def _find_lesion(noises: _Noises, contrast: Contrast, anatomy: Anatomy, tumour: Tumour) -> _Lesion:
+def _find_lesion(noises: Noises, contrast: Contrast, anatomy: Anatomy, tumour: Tumour) -> _Lesion:
     def everywhere(level: Array) -> Array:
         whole = torch.full(anatomy.brain.shape, _FAR, device=level.device)
         whole[tumour.box] = level
@@ -89,13 +60,13 @@ def _find_lesion(noises: _Noises, contrast: Contrast, anatomy: Anatomy, tumour: 
     levels = {name: level[at] for name, level in levels.items()}
     enhancing = everywhere(tumour.enhancing)[at]
     wander = noises.draw_at("wander", 7, at) * contrast.wander_mm
-    coarse, fine = noises.draw_at("coarse", 9, at), noises.draw_at("fine", 3.5, at)
+    coarse, fine = noises.draw_at("coarse", 12, at), noises.draw_at("fine", 2.5, at)
     core = _fraction(levels["core"], contrast.border_mm)
     enhancing = core * _fraction(enhancing, contrast.border_mm)
-    blood = _step((noises.draw_at("blood", 6, at) - (2.2 - 3.5 * contrast.blood)) * 5)
+    blood = step((noises.draw_at("blood", 6, at) - (2.2 - 3.5 * contrast.blood)) * 5)
     blood = (core - enhancing) * blood if contrast.blood > 0 else torch.zeros_like(core)
     visible = levels["oedema"] + wander
-    halo = _step(visible + 4) * contrast.halo
+    halo = step(visible + 4) * contrast.halo
     oedema = (1 - core) * torch.maximum(_fraction(visible, contrast.softness_mm), halo)
     weights = {
         "enhancing": enhancing,
@@ -108,14 +79,14 @@ def _find_lesion(noises: _Noises, contrast: Contrast, anatomy: Anatomy, tumour: 
         weights = {name: weight * (1 - cavity) for name, weight in weights.items()}
         weights["cavity"] = cavity
     depth = torch.clamp(levels["oedema"] * 0.1, 0, 1)
-    strength = contrast.fading * (depth * (2 - depth) - 1) + 1 + coarse * (0.3 * contrast.texture)
-    uptake = noises.draw_at("uptake", 3.5, at) * contrast.patchiness + 1
+    strength = contrast.fading * (depth * (2 - depth) - 1) + 1 + coarse * (0.15 * contrast.texture)
+    uptake = (fine * 0.7 + coarse * 0.6) * contrast.patchiness + 1
     return _Lesion(
         at=at,
         weights=weights,
         whole=_add_up(weights.values()),
         strength=torch.clamp(strength, 0.25, 1.3),
-        mottle=((fine + coarse) * 0.7, (fine - coarse) * 0.7),
+        mottle=(coarse * 0.78 + fine * 0.26, coarse * -0.4 + fine * 0.26),
         uptake=torch.clamp(uptake, 0.4, 2.5),
     )
 
@@ -127,43 +98,56 @@ def _add_up(parts: object) -> Array:
     return first
 
 
-def _agent_weight(noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
-    """Weigh what takes contrast agent outside the tumour: vessels, sinus, dura, choroid plexus."""
-    first, second = noises.draw("vessel", 11), noises.draw("plexus", 11)
-    patches = noises.draw("dura", 17)
-    tube = first * first + second * second  # two zero surfaces of noise meet in curves: vessels
-    shallow = (anatomy.depth_mm < 12).to(torch.float32)
-    width = (anatomy.csf + shallow * 0.5 + 0.25) * contrast.vessel_width
-    vessels = _step((width - tube) * (1 / (0.35 * contrast.vessel_width)))
-    dura = _step((4 - anatomy.depth_mm) * 2) * _step((patches - 1.2) * 6) * 0.8
-    middle = _fade(torch.abs(anatomy.template_x_mm), 1.8)
-    near_skull = _step((14 - anatomy.depth_mm) * 2)
-    sinus = middle * anatomy.csf * _step((patches + 0.2) * 5) * near_skull
-    plexus = _step((0.6 - anatomy.ventricle_mm) * 3) * _step((second - 1) * 6) * 0.6
-    weight = torch.maximum(torch.maximum(vessels, dura), torch.maximum(sinus, plexus))
-    return torch.clamp(weight * contrast.mimics, max=1)
-
-
-def _with_sulci(noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> tuple[Array, Array]:
+def _with_sulci(noises: Noises, contrast: Contrast, anatomy: Anatomy) -> tuple[Array, Array]:
     """Cut fine sulci into the cortex: zero surfaces of noise are curved sheets.
+
+    The cerebellum gets folia instead. Gyri touch the skull: here and there no CSF is outside them.
 
     Returns:
         The fractions of CSF and of grey matter.
     """
     if contrast.sulci == 0:
         return anatomy.csf, anatomy.grey
-    sheet = 1 - torch.abs(noises.draw("sulci", 5.5)) * (1 / 0.3)
+    rough = noises.draw("sulci", 5.5)
+    sheet = 1 - torch.abs(rough) * (1 / 0.3)
     near = torch.clamp(1 - anatomy.depth_mm * (1 / 28), 0, 1) * contrast.sulci
-    cut = torch.clamp(sheet, min=0) * near * (anatomy.grey - anatomy.deep_grey)
+    cut = torch.clamp(sheet, min=0) * near * (1 - anatomy.hindbrain)
+    cut = cut + _folia(anatomy, rough) * (0.2 * contrast.sulci)
+    touching = step((2.5 - anatomy.depth_mm) * 2) * step(noises.draw("touching", 9) * 3)
+    cut = cut * (anatomy.grey - anatomy.deep_grey) - anatomy.csf * touching * 0.7
     return anatomy.csf + cut, anatomy.grey - cut
 
 
-def _white_lesions(noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
+def _folia(anatomy: Anatomy, rough: Array) -> Array:
+    """Weigh the fissures of the cerebellum: a triangular wave of some 5 mm, a little unruly.
+
+    They fan out behind the fourth ventricle. Set by eye.
+    """
+    at = where(anatomy.hindbrain > 0)
+    parts = (*anatomy.template_yz_mm, rough, anatomy.depth_mm, anatomy.hindbrain)
+    y, z, unruly, depth, inside = (part.index_select(0, at) for part in parts)
+    turns = (z + 32) * 12 / (torch.abs(y + 45) + 35) + unruly * 0.15
+    wave = torch.clamp(torch.abs(turns - torch.floor(turns) - 0.5) * 4 - 1, min=0)
+    wave = wave * torch.clamp(1.5 - depth * (1 / 12), 0, 1) * inside
+    return torch.zeros_like(rough).index_copy_(0, at, wave)
+
+
+def _shading(noises: Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
+    """Draw the shading that modalities share, as a part of the signal: coil, poles, vertex."""
+    y, z = anatomy.template_yz_mm
+    rises = (-62 - y, y - 22, z - 40)  # MNI mm: where occipital, frontal pole and vertex begin
+    shade = noises.draw("shading", 55) * contrast.shade
+    for rise, strength in zip(rises, contrast.poles, strict=True):
+        shade = shade + torch.clamp(rise * (1 / 36), 0, 1) * strength
+    return shade
+
+
+def _white_lesions(noises: Noises, contrast: Contrast, anatomy: Anatomy) -> Array:
     """Weigh the white-matter lesions of age: caps around the ventricles, and spots."""
     spots = noises.draw("spots", 5.5)
-    caps = _fade(anatomy.ventricle_mm, 4 + 2 * contrast.confluent) * _step(spots * 2 + 0.5)
-    far = _step((anatomy.depth_mm - 6) * 1.0)
-    small = _step((spots - (3.1 - 1.1 * min(contrast.punctate, 1.6))) * 7) * far
+    caps = fade(anatomy.ventricle_mm, 4 + 2 * contrast.confluent) * step(spots * 2 + 0.5)
+    far = step((anatomy.depth_mm - 6) * 1.0)
+    small = step((spots - (3.1 - 1.1 * min(contrast.punctate, 1.6))) * 7) * far
     strong = caps * contrast.confluent + small * (0.6 + 0.6 * min(contrast.punctate, 1.0))
     return torch.clamp(strong * anatomy.white, 0, 1.3)
 
@@ -176,10 +160,10 @@ class _Skull:
     dark: Array
 
     @classmethod
-    def draw(cls, noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> "_Skull":
-        patches = _step((noises.draw("scraps", 12) - 0.6) * 5)
-        scraps = _step((2.8 - anatomy.depth_mm) * 3) * patches * contrast.scraps
-        return cls(scraps, _step((2.6 - anatomy.depth_mm) * 3) * min(contrast.strip_dark, 1.0))
+    def draw(cls, noises: Noises, contrast: Contrast, anatomy: Anatomy) -> "_Skull":
+        patches = step((noises.draw("scraps", 12) - 0.6) * 5)
+        scraps = step((2.8 - anatomy.depth_mm) * 3) * patches * contrast.scraps
+        return cls(scraps, step((2.6 - anatomy.depth_mm) * 3) * min(contrast.strip_dark, 1.0))
 
 
 def strip_skull(
@@ -192,7 +176,7 @@ def strip_skull(
     """
     if contrast.lost_mm == 0:
         return anatomy.brain
-    bite = _Noises(rng, anatomy, grid).draw("bite", 24)
+    bite = Noises(rng, anatomy, grid).draw("bite", 24)
     lost = anatomy.depth_mm < torch.clamp((bite - 1.2) * 3, 0, 1) * contrast.lost_mm
     return anatomy.volume((~lost).to(torch.float32)) > 0.5
 
@@ -207,7 +191,7 @@ def render(
     Returns:
         Four `(I, J, K)` float32 fields; outside the brain they hold CSF or the skull's dark rim.
     """
-    noises = _Noises(rng, anatomy, grid)
+    noises = Noises(rng, anatomy, grid)
     lesion = _find_lesion(noises, contrast, anatomy, tumour)
     shared = _Shared.draw(noises, contrast, anatomy)
     images = []
@@ -220,12 +204,16 @@ def render(
         if shared.skull is not None:
             image += (contrast.scrap_bright[channel] - image) * shared.skull.scraps
             image += (_AIR - image) * shared.skull.dark
-        edge = mean["csf"] + min(contrast.strip_dark, 1.0) * (_AIR - mean["csf"])
+        if shared.shading is not None:
+            unit = round(1 / contrast.scanners[channel].spread, 6)
+            image += shared.shading * contrast.shade_gain[channel] * (image + unit)
+        edge = 0.35 * mean["csf"] + 0.65 * mean["grey"]  # BraTS cuts along the cortex
+        edge += min(contrast.strip_dark, 1.0) * (_AIR - edge)
         images.append(anatomy.volume(image, outside=round(edge, 6)))
     return images
 
 
-def _drifts(noises: _Noises, contrast: Contrast) -> list[Array]:
+def _drifts(noises: Noises, contrast: Contrast) -> list[Array]:
     parts = zip(MODALITIES, contrast.drift, strict=True)
     return [noises.draw(f"drift {name}", 28) * strength for name, strength in parts]
 
@@ -242,10 +230,11 @@ class _Shared:
     unrest: Array | None
     drift: list[Array] | None
     flare: Array | None
+    shading: Array | None
     skull: _Skull | None
 
     @classmethod
-    def draw(cls, noises: _Noises, contrast: Contrast, anatomy: Anatomy) -> "_Shared":
+    def draw(cls, noises: Noises, contrast: Contrast, anatomy: Anatomy) -> "_Shared":
         aged = contrast.confluent > 0 or contrast.punctate > 0
         stripped = contrast.scraps > 0 or contrast.strip_dark > 0
         bright = max(contrast.flare) > 0 or contrast.inflow > 0
@@ -255,11 +244,12 @@ class _Shared:
             csf=csf,
             grey=grey,
             regions={name: getattr(anatomy, name) * (1 - csf) for name in apart},
-            agent=_agent_weight(noises, contrast, anatomy) if contrast.mimics > 0 else None,
+            agent=agent_weight(noises, contrast, anatomy, csf) if contrast.mimics > 0 else None,
             white_lesions=_white_lesions(noises, contrast, anatomy) if aged else None,
             unrest=noises.draw("unrest", 6) if max(contrast.unrest) > 0 else None,
             drift=_drifts(noises, contrast) if max(contrast.drift) > 0 else None,
             flare=torch.clamp(noises.draw("flare", 9) - 0.9, min=0) if bright else None,
+            shading=_shading(noises, contrast, anatomy) if contrast.shade > 0 else None,
             skull=_Skull.draw(noises, contrast, anatomy) if stripped else None,
         )
 
@@ -293,7 +283,7 @@ def _mottle(lesion: _Lesion, contrast: Contrast, channel: int) -> Array:
     """Mottle the tumour: water is bright on FLAIR and T2 alike, and a little dark on T1."""
     kinship = contrast.kinship
     other = round(float(np.sqrt(1 - kinship * kinship)), 6)
-    water, rest = {"flair": (1.0, 0.0), "t2": (kinship, other)}.get(
+    water, rest = {"flair": (0.75, 0.0), "t2": (kinship, other)}.get(
         MODALITIES[channel], (-0.35, 0.5)
     )
     first, second = lesion.mottle
@@ -315,7 +305,7 @@ def _lesion_intensity(
     weights = lesion.weights
     mottle = _mottle(lesion, contrast, channel)
     swollen = tissue + lesion.strength * (mean["oedema"] - tissue)
-    image = weights["oedema"] * (swollen + mottle * 0.6)
+    image = weights["oedema"] * (swollen + mottle * 0.15)
     image += weights["necrosis"] * (mottle + mean["necrosis"])
     image += weights["blood"] * (mottle + mean["blood"])
     bright = mottle + mean["enhancing"]

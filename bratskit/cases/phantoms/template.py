@@ -37,6 +37,8 @@ _LIMBIC = (
     ((27, -24, -14), (9, 18, 8)),  # hippocampus
     ((39, 4, 2), (7, 19, 15)),  # insula
     ((4, 34, 14), (7, 15, 19)),  # anterior cingulate
+    ((4, 4, 36), (7, 22, 10)),  # middle cingulate
+    ((4, -40, 30), (7, 16, 13)),  # posterior cingulate
 )
 # Height of the tentorium in the middle: MNI y and z in mm, by eye; it falls to the sides.
 _TENTORIUM = ((-120, -38, -28, -14, 2, 20), (-22, 0, -4, -9, -22, -60))

@@ -201,6 +201,7 @@ def surface_of(phantom: Phantom, region: str) -> Surface:
     except ImportError as error:
         msg = "surface_of must have scikit-image; it is not here. Run: pip install scikit-image"
         raise ImportError(msg) from error
+    level = torch.where(level == 0, -1e-3, level)  # a voxel on the border would tear the mesh
     padded = np.pad(level.cpu().numpy(), 1, constant_values=OUTSIDE_MM)
     vertices, faces, _, _ = marching_cubes(padded, 0.0)
     spacing_mm = np.asarray(phantom.scan.spacing_mm)

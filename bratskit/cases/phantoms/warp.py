@@ -44,7 +44,7 @@ class Head:
     Attributes:
         matrix: Phantom mm to template mm, `(3, 3)`.
         centre_mm: Phantom point that lands on the template's brain centre.
-        age: 0 young, 1 old: ventricles and sulci go by it; white-matter lesions do not.
+        age: 0 young, 1 old: ventricles, sulci and white-matter lesions go by it.
         ventricles: Growth of the ventricles, -0.35 (small) to 0.5 (wide).
         ventricle_asymmetry: How much wider the right one than the mean, -0.5 to 0.5.
         atrophy: Widening of the sulci, 0 none to 2 extreme.
