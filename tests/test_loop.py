@@ -198,6 +198,32 @@ def test_weights_of_another_network_are_refused(store, tmp_path):
         train(folder, RunFolder(tmp_path / "run"), recipe=wider, split=small_split(ids))
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("norm", "group"), ("block", "residual"), ("attention", True), ("deep_supervision", True)],
+)
+def test_weights_of_the_same_network_with_another_option_are_refused(store, tmp_path, field, value):
+    folder, ids = store
+    recipe, _ = begin(folder, ids, tmp_path / "start.pt")
+    other = dataclasses.replace(
+        recipe, network=dataclasses.replace(recipe.network, **{field: value})
+    )
+    with pytest.raises(ValueError, match=rf"network\.{field} must be .*got {value}.*Change it"):
+        train(folder, RunFolder(tmp_path / "run"), recipe=other, split=small_split(ids))
+
+
+def test_options_that_shape_no_weights_do_not_keep_a_network_from_beginning(store, tmp_path):
+    folder, ids = store
+    recipe, path = begin(folder, ids, tmp_path / "start.pt")
+    network = dataclasses.replace(
+        recipe.network, dropout=0.1, dropout_at="levels", checkpointing=True
+    )
+    run = RunFolder(tmp_path / "run")
+    recipe = dataclasses.replace(recipe, network=network)
+    train(folder, run, recipe=recipe, split=small_split(ids), device=CPU)
+    assert load_checkpoint(run.last).card["started_from"] == load_checkpoint(path).checksum
+
+
 def test_cases_prepared_for_other_channels_are_refused(store, tmp_path):
     folder, ids = store
     recipe = dataclasses.replace(small_recipe(), modalities=("flair", "t1ce"))

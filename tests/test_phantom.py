@@ -15,6 +15,7 @@ import pytest
 
 from bratskit.cases import find_cases, load_scan
 from bratskit.cases.phantoms import (
+    GENERATOR,
     Ingredients,
     Phantom,
     make_cohort,
@@ -227,8 +228,8 @@ def test_a_spacing_of_zero_is_refused():
 def test_phantoms_of_an_older_generator_are_not_mixed_with_new_ones(tmp_path):
     make_cohort(tmp_path, n_cases=1, spacing_mm=(4.0, 4.0, 4.0), workers=1)
     path = tmp_path / "Phantom_00000" / "Phantom_00000_truth.json"
-    path.write_text(path.read_text().replace('"generator": 2', '"generator": 1'))
-    with pytest.raises(ValueError, match="generator 1, not 2"):
+    path.write_text(path.read_text().replace(f'"generator": {GENERATOR}', '"generator": 1'))
+    with pytest.raises(ValueError, match=f"generator 1, not {GENERATOR}"):
         make_cohort(tmp_path, n_cases=1, spacing_mm=(4.0, 4.0, 4.0), workers=1)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from training import fill_store, small_recipe, small_split, weight_hash
@@ -80,6 +82,22 @@ def test_an_interrupted_run_ends_with_the_same_bits(store, tmp_path, at: int, ca
     assert untimed(go(store, parts)) == untimed(expected)
     assert weight_hash(parts.last) == weight_hash(whole.last)
     assert weight_hash(parts.best) == weight_hash(whole.best)
+
+
+def test_generators_that_only_libraries_draw_from_go_on_too(store, tmp_path):
+    drawn = {"whole": [], "parts": []}
+
+    def draw(name: str) -> Callable[[History], None]:
+        return lambda _: drawn[name].append((random.random(), np.random.normal()))  # noqa: NPY002
+
+    recipe = small_recipe(epochs=3, steps_per_epoch=1, validate_every=9)
+    whole, parts = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "parts")
+    go(store, whole, recipe=recipe, on_epoch=draw("whole"))
+    for _ in range(3):
+        go(store, parts, recipe=recipe, on_epoch=draw("parts"), max_minutes=0)
+    # what on_epoch draws comes after the checkpoint: a run that goes on draws it again
+    assert drawn["parts"] == [drawn["whole"][0]] * 3
+    assert len(set(drawn["whole"])) == 3
 
 
 def test_an_interrupt_inside_an_epoch_repeats_that_epoch(store, tmp_path, monkeypatch):

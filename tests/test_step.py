@@ -1,5 +1,6 @@
 """One optimiser step does what its settings say: no more, no less, and never with NaN."""
 
+import copy
 import itertools
 import math
 
@@ -305,6 +306,27 @@ def test_an_average_of_weights_that_stand_still_is_those_weights(tiny_unet):
     for step in range(1, 50):
         average.update(tiny_unet, step=step)
     torch.testing.assert_close(weights(average.network), before, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("precision", "optimiser"), [("fp16", "sgd"), ("fp32", "adam")])
+def test_a_learner_goes_on_from_its_state_bit_for_bit(precision: str, optimiser: str):
+    first, second = make_twins(norm="batch")
+    settings = {"precision": precision, "optimiser": optimiser, "ema_decay": 0.9}
+    learner, other = (make_learner(network, **settings) for network in (first, second))
+    hook = first.head.weight.register_hook(lambda gradient: gradient * math.inf)
+    if precision == "fp16":
+        learner.step([make_batch(1)])  # skipped, so that the scale is no longer the first
+    hook.remove()
+    for seed in range(2):
+        learner.step([make_batch(1, seed)])
+    other.load_weights(first.state_dict())
+    other.load_state_dict(copy.deepcopy(learner.state_dict()))
+    for one in (learner, other):
+        one.step([make_batch(1, 7)])
+    assert torch.equal(weights(first), weights(second))
+    assert torch.equal(weights(learner.network_to_keep), weights(other.network_to_keep))
+    assert learner.scaler.state_dict() == other.scaler.state_dict()
+    assert (learner.lr, learner.step_number) == (other.lr, other.step_number)
 
 
 # -- less memory than was thought

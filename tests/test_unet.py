@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bratskit.networks import UNet
-from bratskit.networks.unet import _InstanceNorm
+from bratskit.networks.blocks import InstanceNorm
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_every_weight_gets_a_finite_gradient_from_deterministic_operations(norm)
 @pytest.mark.parametrize("batch", [1, 3])
 def test_instance_norm_says_what_torch_says_and_stays_channels_last(batch):
     features = 2 + 3 * torch.randn(batch, 5, 4, 6, 8).to(memory_format=torch.channels_last_3d)
-    ours, theirs = _InstanceNorm(5), nn.InstanceNorm3d(5, affine=True)
+    ours, theirs = InstanceNorm(5), nn.InstanceNorm3d(5, affine=True)
     theirs.load_state_dict({name: value + 0.5 for name, value in ours.state_dict().items()})
     ours.load_state_dict(theirs.state_dict())  # the names of the weights are the same
     torch.testing.assert_close(ours(features), theirs(features), rtol=1e-4, atol=1e-5)
@@ -102,7 +102,7 @@ def test_wrong_channels_are_refused_with_the_number_expected(network):
 
 
 def test_unknown_norm_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match="'batch' or 'instance'"):
+    with pytest.raises(ValueError, match="'batch', 'instance' or 'group'"):
         UNet(4, 4, norm="layer")
 
 

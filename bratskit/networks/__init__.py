@@ -7,14 +7,19 @@ from bratskit.networks.checkpoint import (
     saved_model,
     write_checksums,
 )
+from bratskit.networks.describe import Description, Level, bytes_at_peak, describe_network
 from bratskit.networks.unet import UNet
 from bratskit.networks.zoo import NETWORKS, build_network
 
 __all__ = [
     "NETWORKS",
     "Checkpoint",
+    "Description",
+    "Level",
     "UNet",
     "build_network",
+    "bytes_at_peak",
+    "describe_network",
     "load_checkpoint",
     "save_checkpoint",
     "saved_model",

@@ -148,7 +148,10 @@ def load_checkpoint(
     if expect_targets is not None:
         _refuse_other_targets(card["targets"], TARGET_NAMES[expect_targets], where=str(path))
     network = build_network(
-        recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+        recipe.network,
+        in_channels=len(recipe.modalities),
+        out_channels=recipe.out_channels,
+        size_vox=recipe.training.patch_vox,
     )
     _fill(network, content["state_dict"], path)
     return Checkpoint(
@@ -214,11 +217,14 @@ def _read_checksums(path: Path) -> dict[str, str]:
 def _weights(network: nn.Module, *, half: bool) -> dict[str, Tensor]:
     """Copy the weights to the CPU, dense and without the prefix that `torch.compile` adds."""
     original = getattr(network, "_orig_mod", network)
-    weights = {}
+    weights, known = {}, {}
     for name, value in original.state_dict().items():
-        kept = value.detach().cpu().contiguous()
-        is_kernel = kept.is_floating_point() and kept.ndim > 1
-        weights[name] = kept.half() if half and is_kernel else kept
+        place = (value.data_ptr(), value.shape)
+        if place not in known or not value.numel():  # MONAI's DynUNet has two names for each
+            kept = value.detach().cpu().contiguous()
+            is_kernel = kept.is_floating_point() and kept.ndim > 1
+            known[place] = kept.half() if half and is_kernel else kept
+        weights[name] = known[place]
     return weights
 
 

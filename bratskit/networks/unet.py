@@ -1,16 +1,21 @@
 """Draw the 3D U-Net in code: a path down, a path up, bridges between; it knows no training."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from bratskit.networks.blocks import (
+    NEGATIVE_SLOPE,
+    AttentionGate,
+    make_block,
+    refuse_misfit,
+    run_again_in_backward,
+)
 
 __all__ = ["UNet"]
-
-NEGATIVE_SLOPE = 0.01  # nnU-Net's LeakyReLU, Isensee et al. (2021), methods
 
 
 class UNet(nn.Module):
@@ -28,22 +33,31 @@ class UNet(nn.Module):
         out_channels: Classes to tell apart, the background among them.
         channels: Feature channels of each level, the last being the bottleneck.
         norm: "batch" answers for a whole head as it does for a patch, because its statistics are
-            fixed after training; "instance" recomputes them on every window it is given.
-        dropout: Probability of dropping a whole feature channel in the bottleneck.
+            fixed after training; "instance" and "group" recompute them on every window.
+        dropout: Probability of dropping a whole feature channel.
+        dropout_at: Drop after the "bottleneck" only, or after all "levels" of both paths.
+        block: What a level is made of: "plain", "residual" or "dense".
+        attention: Whether gates weigh the voxels of the skips.
+        deep_supervision: Whether a network in training mode returns a tuple: the logits, then those
+            of each coarser decoder level, on its own grid.
+        checkpointing: Whether levels are computed again in the backward pass instead of kept.
 
     Raises:
-        ValueError: Fewer than two levels, or an unknown norm.
+        ValueError: Fewer than two levels (three with `deep_supervision`), an unknown norm, block
+            or place of dropout.
 
     Examples:
-        >>> network = UNet(4, 4, channels=(4, 8, 16))
+        >>> network = UNet(4, 4, channels=(4, 8, 16), deep_supervision=True)
         >>> network.multiple_vox
         4
-        >>> network(torch.zeros(1, 4, 8, 12, 16)).shape
+        >>> [tuple(logits.shape[2:]) for logits in network(torch.zeros(1, 4, 8, 12, 16))]
+        [(8, 12, 16), (4, 6, 8)]
+        >>> network.eval()(torch.zeros(1, 4, 8, 12, 16)).shape
         torch.Size([1, 4, 8, 12, 16])
 
     Source:
-        Çiçek et al. (2016), 3D U-Net, MICCAI; strided convolutions and LeakyReLU as in Isensee et
-        al. (2021), Nature Methods 18:203-211.
+        Çiçek et al. (2016), 3D U-Net, MICCAI; strided convolutions, LeakyReLU and deep supervision
+        as in Isensee et al. (2021), Nature Methods 18:203-211.
     """
 
     def __init__(
@@ -54,112 +68,106 @@ class UNet(nn.Module):
         channels: Sequence[int] = (16, 32, 64, 128, 256),
         norm: str = "batch",
         dropout: float = 0.0,
+        dropout_at: str = "bottleneck",
+        block: str = "plain",
+        attention: bool = False,
+        deep_supervision: bool = False,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        if len(channels) < 2:
-            msg = f"channels must name at least two levels; got {channels}. Try (16, 32, 64)."
-            raise ValueError(msg)
+        _refuse_options(channels, dropout_at, deep_supervision)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.multiple_vox = 2 ** (len(channels) - 1)
+        self.needs_two = norm == "instance"
+        self.dropout_at = dropout_at
+        self.checkpointing = checkpointing
         widths = list(itertools.pairwise(channels))
-        self.stem = _two_convolutions(in_channels, channels[0], norm=norm)
+        self.stem = make_block(block, in_channels, channels[0], norm=norm)
         self.down = nn.ModuleList(
-            _two_convolutions(shallow, deep, norm=norm, stride=2) for shallow, deep in widths
+            make_block(block, shallow, deep, norm=norm, stride=2) for shallow, deep in widths
         )
         self.dropout = nn.Dropout3d(dropout)
         self.up = nn.ModuleList(
             nn.ConvTranspose3d(deep, shallow, kernel_size=2, stride=2) for shallow, deep in widths
         )
         self.merge = nn.ModuleList(
-            _two_convolutions(2 * shallow, shallow, norm=norm) for shallow, _ in widths
+            make_block(block, 2 * shallow, shallow, norm=norm) for shallow, _ in widths
         )
         self.head = nn.Conv3d(channels[0], out_channels, kernel_size=1)
+        gated = channels[:-1] if attention else ()
+        self.gates = nn.ModuleList(AttentionGate(width, norm=norm) for width in gated)
+        supervised = channels[1:-1] if deep_supervision else ()
+        self.coarse_heads = nn.ModuleList(
+            nn.Conv3d(width, out_channels, kernel_size=1) for width in supervised
+        )
         self.apply(_initialise)
 
-    def forward(self, image: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b l i j k"]:
+    def forward(
+        self, image: Float[Tensor, "b c i j k"]
+    ) -> Float[Tensor, "b l i j k"] | tuple[Tensor, ...]:
         """Return one logit a class and voxel.
 
         Args:
             image: Z-scored intensities `(B, C, I, J, K)`, sizes multiples of `multiple_vox`.
 
         Returns:
-            Logits `(B, out_channels, I, J, K)`; the softmax over axis 1 is the caller's.
+            Logits `(B, out_channels, I, J, K)`; the softmax over axis 1 is the caller's. In
+            training mode with deep supervision a tuple, from this size to the coarsest.
 
         Raises:
             ValueError: Wrong number of channels, or a size the levels cannot halve.
         """
-        self._refuse_misfit(image)
-        features = self.stem(image)
-        skips = []
-        for down in self.down:
+        refuse_misfit(
+            image,
+            in_channels=self.in_channels,
+            multiple_vox=self.multiple_vox,
+            needs_two=self.needs_two,
+        )
+        features, skips = image, []
+        for level in range(len(self.down) + 1):
+            features = self._call(self._go_down, features, level)
             skips.append(features)
-            features = down(features)
-        features = self.dropout(features)
-        for up, merge, skip in reversed(list(zip(self.up, self.merge, skips, strict=True))):
-            features = merge(torch.cat([skip, up(features)], dim=1))
-        return self.head(features)
+        skips.pop()
+        coarse = []
+        for level in reversed(range(len(self.up))):
+            features = self._call(self._go_up, features, skips.pop(), level)
+            if self.training and 0 < level <= len(self.coarse_heads):
+                coarse.append(self.coarse_heads[level - 1](features))
+        logits = self.head(features)
+        return (logits, *reversed(coarse)) if coarse else logits
 
-    def _refuse_misfit(self, image: Tensor) -> None:
-        if image.ndim != 5 or image.shape[1] != self.in_channels:
-            msg = (
-                f"image must be (B, {self.in_channels}, I, J, K); got {tuple(image.shape)}. "
-                "Give as many channels as the network was built for."
-            )
-            raise ValueError(msg)
-        size, multiple = tuple(image.shape[2:]), self.multiple_vox
-        if any(length % multiple for length in size):
-            nearest = tuple(max(1, round(length / multiple)) * multiple for length in size)
-            msg = (
-                f"image size must be multiples of {multiple}; got {size}. Nearest: {nearest}; "
-                "bratskit.predict.single_pass pads and crops for you."
-            )
-            raise ValueError(msg)
+    def _go_down(self, features: Tensor, level: int) -> Tensor:
+        features = self.down[level - 1](features) if level else self.stem(features)
+        return self._drop(features) if level < len(self.down) else self.dropout(features)
 
+    def _go_up(self, features: Tensor, skip: Tensor, level: int) -> Tensor:
+        return self._drop(self.merge[level](self._join(features, skip, level)))
 
-class _InstanceNorm(nn.Module):
-    """Normalise each channel of each sample by itself, as `nn.InstanceNorm3d(affine=True)` does.
+    def _join(self, features: Tensor, skip: Tensor, level: int) -> Tensor:
+        features = self.up[level](features)
+        if self.gates:
+            skip = self.gates[level](skip, features)
+        return torch.cat([skip, features], dim=1)
 
-    The same numbers from the same weights, in 0.7 of the time of a whole training step on a CPU:
-    PyTorch's own copies channels-last features to the other memory order and back, but batch norm
-    does not, and of a batch of one it is the same.
-    """
+    def _drop(self, features: Tensor) -> Tensor:
+        return self.dropout(features) if self.dropout_at == "levels" else features
 
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, features: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b c i j k"]:
-        """Return the features, each channel of each sample at mean 0 and deviation 1 at first."""
-        if features.shape[0] == 1:
-            return self._one(features)
-        return torch.cat([self._one(sample) for sample in features.split(1)])
-
-    def _one(self, sample: Tensor) -> Tensor:
-        return F.batch_norm(sample, None, None, self.weight, self.bias, training=True)
+    def _call(self, part: Callable[..., Tensor], *inputs: object) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            return run_again_in_backward(part, *inputs, owner=self)
+        return part(*inputs)
 
 
-def _two_convolutions(inside: int, outside: int, *, norm: str, stride: int = 1) -> nn.Sequential:
-    """Build convolution, norm, LeakyReLU twice; the first convolution may halve the grid."""
-    return nn.Sequential(
-        # No bias: the norm that follows would subtract it again.
-        nn.Conv3d(inside, outside, kernel_size=3, stride=stride, padding=1, bias=False),
-        _norm(norm, outside),
-        nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
-        nn.Conv3d(outside, outside, kernel_size=3, padding=1, bias=False),
-        _norm(norm, outside),
-        nn.LeakyReLU(NEGATIVE_SLOPE, inplace=True),
-    )
-
-
-def _norm(name: str, channels: int) -> nn.Module:
-    if name == "batch":
-        return nn.BatchNorm3d(channels)
-    if name == "instance":
-        return _InstanceNorm(channels)
-    msg = f"norm must be 'batch' or 'instance'; got {name!r}."
-    raise ValueError(msg)
+def _refuse_options(channels: Sequence[int], dropout_at: str, deep_supervision: bool) -> None:
+    fewest = 3 if deep_supervision else 2
+    if len(channels) < fewest:
+        number = {2: "two levels", 3: "three levels for deep supervision"}[fewest]
+        msg = f"channels must name at least {number}; got {channels}. Try (16, 32, 64)."
+        raise ValueError(msg)
+    if dropout_at not in ("bottleneck", "levels"):
+        msg = f"dropout_at must be 'bottleneck' or 'levels'; got {dropout_at!r}."
+        raise ValueError(msg)
 
 
 def _initialise(layer: nn.Module) -> None:

@@ -9,22 +9,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bratskit.cases import Case, Scan, load_scan
 from bratskit.labels import LABELS
-from bratskit.networks import Checkpoint
+from bratskit.networks import Checkpoint, bytes_at_peak
 from bratskit.predict.clean import remove_small_components
-from bratskit.predict.window import single_pass, sliding_window
+from bratskit.predict.window import fits_at_once, single_pass, sliding_window
 from bratskit.preprocess import Prepared, brain_mask, decide, prepare_scan
 from bratskit.runtime import pick_device, pick_precision
 from bratskit.settings import Recipe
 
 __all__ = ["Prediction", "predict_case", "predict_prepared", "predict_scan"]
 
-# A forward pass of our U-Net on a CPU peaks at 7 to 9 float32 copies of its first level's features
-# (measured on a BraTS brain box: skip, upsampled, both joined, convolved); rounded up.
-FEATURE_COPIES = 10
+# A forward pass on a CPU peaks at up to twice the features that live at once, because convolutions
+# rearrange what they are given (measured on a BraTS brain box with each network; see the tests).
+WORKING_COPIES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,8 @@ def predict_prepared(
     """Label a prepared case on the prepared grid.
 
     `recipe.inference.mode` says how. "single" falls back to windows where the pass would need more
-    than half of the free memory, counted as ten float32 copies of the first level's features.
+    than half of the free memory (counted beforehand, in float32), or where the network takes images
+    of one size only.
 
     Args:
         network: From images to logits; moved to `device` and left in the mode it came in.
@@ -77,7 +78,7 @@ def predict_prepared(
     network.to(device, memory_format=torch.channels_last_3d)
     settings = recipe.inference
     with _inference(network), _autocast(device, recipe):
-        if settings.mode == "single" and _fits(tuple(image.shape[1:]), recipe, device):
+        if settings.mode == "single" and _fits(network, image):
             probs = single_pass(network, image, targets=recipe.targets)
         else:
             probs = sliding_window(
@@ -173,10 +174,17 @@ def _autocast(device: torch.device, recipe: Recipe) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def _fits(size: tuple[int, ...], recipe: Recipe, device: torch.device) -> bool:
-    needed = int(np.prod(size)) * recipe.network.channels[0] * FEATURE_COPIES * 4  # bytes, float32
-    free = _free_bytes(device)
-    return free is None or needed <= free / 2
+def _fits(network: nn.Module, image: Tensor) -> bool:
+    """Say whether a whole volume can go through at once: the network takes it, the memory too."""
+    size = tuple(image.shape[1:])
+    if not fits_at_once(network, size):
+        return False
+    free = _free_bytes(image.device)
+    if free is None:
+        return True
+    multiple = getattr(network, "multiple_vox", 1)
+    padded = tuple(-(-length // multiple) * multiple for length in size)
+    return WORKING_COPIES * bytes_at_peak(network, (1, len(image), *padded)) <= free / 2
 
 
 def _free_bytes(device: torch.device) -> int | None:

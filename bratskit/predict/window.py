@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bratskit.settings import Targets
 
-__all__ = ["gaussian_weights", "single_pass", "sliding_window", "window_starts"]
+__all__ = ["fits_at_once", "gaussian_weights", "single_pass", "sliding_window", "window_starts"]
 
 Triple = tuple[int, int, int]
 
@@ -29,7 +29,8 @@ def single_pass(
     Args:
         network: From images to logits. Its `multiple_vox`, where it has one, says to which sizes
             the volume is padded, with zeros (the background) at the far ends; the padding is
-            cropped off again.
+            cropped off again. One that takes images of one size only (`size_vox`) has it padded to
+            that.
         image: Z-scored intensities `(C, I, J, K)`.
         targets: What the logits answer, `recipe.targets`: "labels" become probabilities by a
             softmax over the channels, "regions" by a sigmoid each.
@@ -38,10 +39,17 @@ def single_pass(
         Probabilities `(L, I, J, K)` float32; those of labels sum to 1 over L.
 
     Raises:
+        ValueError: The volume is larger than the one size that the network takes.
         RuntimeError: The network says NaN or infinity, in float32 too.
     """
     size = tuple(image.shape[1:])
-    padded = _pad(image, _round_up(size, _multiple_of(network)))
+    if not fits_at_once(network, size):
+        msg = (
+            f"image must be at most {tuple(network.size_vox)}, the one size that this network "
+            f"takes; got {size}. Use bratskit.predict.sliding_window with that window."
+        )
+        raise ValueError(msg)
+    padded = _pad(image, _smallest(network, size))
     return _crop(_probabilities(network, padded, targets), size)
 
 
@@ -58,7 +66,8 @@ def sliding_window(
 
     Probabilities are averaged, not logits, so that one very sure window cannot outvote the rest.
     A window longer than the volume shrinks to the volume (rounded up to what the network takes),
-    so that one window over everything is exactly a single pass.
+    so that one window over everything is exactly a single pass. Where the network takes images of
+    one size only, the window keeps that and a smaller volume is padded to it.
 
     Args:
         network: From images to logits.
@@ -78,7 +87,7 @@ def sliding_window(
     """
     _refuse_misfit(network, window_vox, overlap, weights)
     size = tuple(image.shape[1:])
-    limit = _round_up(size, _multiple_of(network))
+    limit = _smallest(network, size)
     window = tuple(min(pair) for pair in zip(window_vox, limit, strict=True))
     padded = _pad(image, tuple(max(pair) for pair in zip(size, window, strict=True)))
     weight = gaussian_weights(window) if weights == "gaussian" else torch.ones(window)
@@ -174,8 +183,17 @@ def _multiple_of(network: nn.Module) -> int:
     return getattr(network, "multiple_vox", 1)
 
 
-def _round_up(size: Triple, multiple: int) -> Triple:
-    return tuple(math.ceil(length / multiple) * multiple for length in size)
+def fits_at_once(network: nn.Module, size: Triple) -> bool:
+    """Say whether a network may see a volume of this size in one pass: some take one size only."""
+    only = getattr(network, "size_vox", None)
+    return only is None or all(length <= most for length, most in zip(size, only, strict=True))
+
+
+def _smallest(network: nn.Module, size: Triple) -> Triple:
+    """Return the smallest size that the network takes and the volume fits into, or its only one."""
+    only = getattr(network, "size_vox", None)
+    multiple = _multiple_of(network)
+    return only or tuple(math.ceil(length / multiple) * multiple for length in size)
 
 
 def _pad(image: Tensor, size: Triple) -> Tensor:
@@ -195,6 +213,13 @@ def _refuse_misfit(network: nn.Module, window_vox: Triple, overlap: float, weigh
         msg = (
             f"window_vox must be multiples of {multiple}; got {tuple(window_vox)}. "
             f"Nearest: {nearest}."
+        )
+        raise ValueError(msg)
+    only = getattr(network, "size_vox", None)
+    if only is not None and tuple(window_vox) != tuple(only):
+        msg = (
+            f"window_vox must be {tuple(only)}, the one size that this network takes; "
+            f"got {tuple(window_vox)}."
         )
         raise ValueError(msg)
     if not 0 <= overlap < 1:

@@ -78,7 +78,7 @@ RECIPES = {
         ),
         Recipe(
             name="unet-b",
-            network=NetworkSettings(norm="batch", dropout=0.2),
+            network=NetworkSettings(norm="batch", dropout=0.2, dropout_at="levels"),
             training=replace(_REFERENCE, patch_vox=(128, 128, 64)),
             augmentation=AUGMENTATIONS["unet-b"],
             inference=InferenceSettings(mode="window", window_vox=(128, 128, 64)),

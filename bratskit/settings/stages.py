@@ -122,6 +122,12 @@ class Recipe:
                 all(length > 0 and length % multiple == 0 for length in size),
                 f"{name} must be multiples of {multiple}; got {tuple(size)}. Nearest: {nearest}.",
             )
+        patch, window = tuple(self.training.patch_vox), tuple(self.inference.window_vox)
+        check(
+            not self.network.takes_one_size or patch == window,
+            f"inference.window_vox must be training.patch_vox for {self.network.name}, which takes "
+            f"images of one size; got {window} and {patch}.",
+        )
 
     @property
     def target_names(self) -> tuple[str, ...]:

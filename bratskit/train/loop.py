@@ -110,7 +110,10 @@ class _Session:
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = open_sampler(learned_from, recipe, device=device)
         network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+            recipe.network,
+            in_channels=len(recipe.modalities),
+            out_channels=recipe.out_channels,
+            size_vox=recipe.training.patch_vox,
         )
         refuse_unmeasured(
             recipe.training,

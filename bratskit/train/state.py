@@ -126,16 +126,24 @@ def begin_from(recipe: Recipe, split: Split) -> Checkpoint | None:
         expect_modalities=recipe.modalities,
         expect_targets=recipe.targets,
     )
-    theirs, ours = _flat(start.recipe.network), _flat(recipe.network)
-    for field in ("name", "channels", "norm"):
-        if theirs[field] != ours[field]:
+    theirs, ours = _shape_of(start.recipe), _shape_of(recipe)
+    for field, value in ours.items():
+        if theirs.get(field) != value:
             msg = (
-                f"network.{field} must be {theirs[field]} to start from {start.path}; "
-                f"got {ours[field]}. Change recipe.network, or start from random weights."
+                f"{field} must be {theirs.get(field)} to start from {start.path}; "
+                f"got {value}. Change it, or start from random weights."
             )
             raise ValueError(msg)
     _refuse_leak(start, split)
     return start
+
+
+def _shape_of(recipe: Recipe) -> dict[str, object]:
+    """Return the settings that must be equal for the weights of one run to fit another."""
+    shape = _flat(recipe.network.shape_of_weights, "network.")
+    if recipe.network.takes_one_size:
+        shape["training.patch_vox"] = list(recipe.training.patch_vox)
+    return shape
 
 
 def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[str, object]:

