@@ -1,6 +1,6 @@
 """Compare the predicted memory of a training step with its measured peak, one row a recipe.
 
-    python benchmarks/preflight.py [RECIPE ...] [--precision fp32] [--out results/preflight.json]
+    python benchmarks/preflight.py [RECIPE ...] [--precision fp32] [--out ROWS.jsonl]
 
 Each recipe is measured in a process of its own, on the CPU and on a GPU where there is one:
 `tensors` on a CPU is the peak of torch's allocator (its profiler's memory events), on a GPU
@@ -15,6 +15,7 @@ import gc
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -106,7 +107,10 @@ def change(recipe: Recipe, **training: object) -> Recipe:
 def take_steps(recipe: Recipe, device: torch.device) -> Learner:
     training = recipe.training
     network = build_network(
-        recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+        recipe.network,
+        in_channels=len(recipe.modalities),
+        out_channels=recipe.out_channels,
+        size_vox=recipe.training.patch_vox,
     ).train()
     learner = Learner(network, training, device=device, loss=make_loss(recipe))
     for _ in range(2):
@@ -121,11 +125,16 @@ def batch(recipe: Recipe, device: torch.device) -> tuple[torch.Tensor, torch.Ten
 
 
 def profile_peak(recipe: Recipe, device: torch.device) -> int:
+    """Return the peak of two steps of a recipe."""
+    return peak_of(lambda: take_steps(recipe, device))
+
+
+def peak_of(job: Callable[[], object]) -> int:
     """Sum torch's allocations and frees in their order, and return the highest sum."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        learner = take_steps(recipe, device)
+        made = job()
     events = [
         event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"
     ]
@@ -133,7 +142,7 @@ def profile_peak(recipe: Recipe, device: torch.device) -> int:
     for event in sorted(events, key=lambda event: event.start_ns()):
         live += event.nbytes()
         peak = max(peak, live)
-    del learner
+    del made
     return peak
 
 

@@ -8,19 +8,15 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
-import bratskit
-from bratskit.jobs.folders import DEFAULT_RECIPE
-from bratskit.labels import SCHEMAS
+from bratskit.jobs.words import BAD_INPUT, CONVENTIONS, make_parser
 from bratskit.runtime import RunFolder
-from bratskit.settings import RECIPES, get_recipe
+from bratskit.settings import change_recipe, get_recipe
 
 __all__ = ["main"]
 
-BAD_INPUT = 2
 FOUND_PROBLEMS = 1
 INTERRUPTED = 130  # what shells report after Ctrl-C
 
@@ -39,10 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 when all is done, 1 where `check` found problems, 2 on bad input (one line on stderr, no
         traceback; BRATSKIT_TRACEBACK=1 shows it), 130 after Ctrl-C.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         with _plain_warnings(options.command):
-            return options.run(options)
+            return _run_of(options.command)(options)
     except KeyboardInterrupt:
         _complain(options.command, "stopped; the same command goes on from there")
         return INTERRUPTED
@@ -81,14 +77,6 @@ def _plain_warnings(command: str) -> Iterator[None]:
 def _say(message: str) -> None:
     sys.stdout.write(message + "\n")
     sys.stdout.flush()
-
-
-class _Parser(argparse.ArgumentParser):
-    """Refuse bad arguments in one line, as bad data is refused."""
-
-    def error(self, message: str) -> NoReturn:
-        sys.stderr.write(f"{self.prog}: {message} (see `{self.prog} --help`)\n")
-        raise SystemExit(BAD_INPUT)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -140,7 +128,7 @@ def _prepare(options: argparse.Namespace) -> int:
     from bratskit.cases import find_cases
     from bratskit.preprocess import prepare_cohort
 
-    recipe = get_recipe(options.recipe)
+    recipe = change_recipe(get_recipe(options.recipe), options.changes)
     cases = find_cases(options.dir, schema=options.edition)
     RunFolder(options.out).create()
     ids = prepare_cohort(
@@ -227,111 +215,18 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
-CONVENTIONS = {"brats": ("brats",), "nan-dropped": ("nan",), "all": ("brats", "nan")}
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="bratskit", description=bratskit.__doc__)
-    parser.add_argument("--version", action="version", version=f"bratskit {bratskit.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-
-    def command(name: str, run: object, text: str, *folders: str) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=text, description=text)
-        added.set_defaults(run=run)
-        for folder in folders:
-            added.add_argument(folder.lower(), metavar=folder, type=Path)
-        return added
-
-    def recipe(added: argparse.ArgumentParser, default: str | None, text: str) -> None:
-        help_text = f"{text}; one of {', '.join(RECIPES)}"
-        added.add_argument("--recipe", metavar="NAME", default=default, help=help_text)
-
-    def edition(added: argparse.ArgumentParser, text: str) -> None:
-        added.add_argument(
-            "--edition", metavar="NAME", default="brats2017-2021", choices=SCHEMAS, help=text
-        )
-
-    def editions(added: argparse.ArgumentParser) -> None:
-        text = "edition of the masks; again for each further DIR where they differ"
-        added.add_argument("--edition", metavar="NAME", action="append", choices=SCHEMAS, help=text)
-
-    demo = command("demo", _demo, "Run notebooks 01-05 and show scores and report.")
-    demo.add_argument("--data", metavar="DIR", type=Path, help="cases, or auto; else phantoms")
-    demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of all masks")
-    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
-    recipe(demo, None, "tiny for phantoms, laptop for real cases")
-
-    check = command("check", _check, "Look folders of cases over; exit 1 on problems.")
-    check.add_argument("dirs", metavar="DIR", type=Path, nargs="+")
-    check.add_argument("--json", action="store_true", help="findings as JSON on stdout")
-    check.add_argument("--all", action="store_true", help="every line, also where many are alike")
-    check.add_argument("--workers", metavar="N", type=int, help="threads; one a core, at most 8")
-    check.add_argument(
-        "--journal", metavar="FILE", default="auto", help="where to go on; auto (cache) or none"
-    )
-    editions(check)
-
-    phantom = command("phantom", _phantom, "Make phantoms with exact truth.", "OUT")
-    phantom.add_argument("--cases", metavar="N", type=int, required=True)
-    phantom.add_argument("--seed", metavar="S", type=int, default=0, help="0 to 19999")
-    phantom.add_argument("--spacing", metavar="MM", type=float, nargs=3, default=(1.0, 1.0, 1.0))
-    phantom.add_argument("--workers", metavar="N", type=int, help="processes; one a core")
-    phantom.add_argument(
-        "--without",
-        metavar="NAME",
-        action="append",
-        default=[],
-        help="leave an effect out, for example mimics; may be given again",
-    )
-    phantom.add_argument("--level-sets", action="store_true", help="also write <id>_truth.npz")
-    edition(phantom, "edition to write the masks in")
-
-    prepare = command("prepare", _prepare, "Turn cases into arrays for training.", "DIR", "OUT")
-    prepare.add_argument("--workers", metavar="N", type=int)
-    prepare.add_argument(
-        "--form",
-        choices=("auto", "fast", "compact"),
-        default="auto",
-        help="how cases are stored; auto: fast where all fit, else compact, a sixth of the size",
-    )
-    prepare.add_argument("--budget-gb", metavar="GB", type=float, help="of OUT; the free space")
-    recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")
-    edition(prepare, "edition of the masks")
-
-    split = command("split", _split, "Draw cases into parts by patient, across editions.")
-    split.add_argument("dirs", metavar="DIR", type=Path, nargs="+")
-    split.add_argument("out", metavar="OUT.json", type=Path)
-    split.add_argument("--folds", metavar="K", type=int, help="K folds beside a test part")
-    split.add_argument("--seed", metavar="S", type=int, default=0)
-    editions(split)
-
-    train = command("train", _train, "Train, going on where an earlier call stopped.", "PREPARED")
-    train.add_argument("out", metavar="RUN", type=Path)
-    train.add_argument("--split", metavar="FILE", type=Path, help="from `bratskit split`")
-    train.add_argument("--fold", metavar="I", type=int, help="which of its folds, from 0")
-    train.add_argument("--max-minutes", metavar="M", type=float, help="length of this session")
-    train.add_argument(
-        "--resume",
-        action=argparse.BooleanOptionalAction,
-        help="insist on a checkpoint to go on from; --no-resume throws an earlier one away",
-    )
-    train.add_argument(
-        "--preflight", action="store_true", help="only say what it will take; exit 1: does not fit"
-    )
-    recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")
-
-    predict = command("predict", _predict, "Write a mask for every case.", "DIR", "OUT")
-    predict.add_argument("--model", metavar="PATH", type=Path, help="default: the shipped network")
-    edition(predict, "edition to write the masks in")
-
-    evaluate = command("evaluate", _evaluate, "Score masks against masks.", "PRED", "TRUTH")
-    evaluate.add_argument("--out", metavar="CSV", type=Path, help="also write the rows here")
-    evaluate.add_argument("--convention", choices=CONVENTIONS, default="brats")
-    edition(evaluate, "edition of both folders")
-
-    report = command("report", _report, "Write one HTML page about a run.")
-    report.add_argument("dir", metavar="RUN", type=Path)
-    return parser
+def _run_of(command: str) -> Callable[[argparse.Namespace], int]:
+    return {
+        "demo": _demo,
+        "check": _check,
+        "phantom": _phantom,
+        "prepare": _prepare,
+        "split": _split,
+        "train": _train,
+        "predict": _predict,
+        "evaluate": _evaluate,
+        "report": _report,
+    }[command]
 
 
 if __name__ == "__main__":

@@ -54,6 +54,7 @@ class RunFolder:
     cases = property(lambda self: self.path / "cases", doc="Phantom cohort, where one was made.")
     prepared = property(lambda self: self.path / "prepared", doc="One prepared folder a case.")
     history = property(lambda self: self.path / "history.jsonl", doc="One row an epoch.")
+    trackers = property(lambda self: self.path / "trackers.json", doc="Its ids elsewhere.")
     last = property(lambda self: self.path / "last.pt", doc="Everything needed to go on.")
     best = property(lambda self: self.path / "best.pt", doc="Weights of the best validation.")
     predictions = property(lambda self: self.path / "predictions", doc="Masks, native grid.")

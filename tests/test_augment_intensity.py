@@ -48,6 +48,14 @@ def test_coarse_voxels_of_two_are_means_of_eight_drawn_back_by_lines():
     assert torch.allclose(image[0, :, 3, 5], torch.tensor(row), atol=1e-6)
 
 
+def test_a_blur_alone_does_not_leak_into_the_background():
+    image, _ = head()
+    brain = find_brain(image[0])
+    lose_resolution(image[0], brain, np.ones(4), np.full(4, 2.0))
+    assert not image[0][:, brain == 0].any()
+    assert image[0, 0, 4:8].any()  # but within the brain it does
+
+
 @pytest.mark.parametrize("coarse", [1.3, 2.0, 3.7])
 def test_a_flat_image_stays_flat(coarse: float):
     image = torch.full((1, 33, 20, 70), 2.5)

@@ -41,7 +41,9 @@ CHANGES = {
 
 def move(image: torch.Tensor, labels: torch.Tensor, **change) -> tuple[torch.Tensor, torch.Tensor]:
     still = {"flips": NO_FLIP, "rotation_rad": NO_TURN, "zoom": 1.0}
-    return move_patch(image, labels, **(still | change))
+    out = torch.empty_like(image), torch.empty_like(labels)
+    move_patch(image, labels, **(still | change), out=out)
+    return out
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)

@@ -114,7 +114,7 @@ def test_the_only_channel_is_never_dropped():
         ("elastic_share", -0.1, "0 turns it off"),
         ("zoom", 1.0, r"zoom must be in \[0, 0\.9\]; got 1\.0\. Usual: 0\.15"),
         ("rotation_deg", 200, r"rotation_deg must be in \[0, 180\]"),
-        ("gamma", float("nan"), "gamma must be in .* got nan"),
+        ("gamma", float("nan"), "gamma must be a number; got nan"),
         ("low_resolution", 0.5, r"must be in \[1, 8\]; got 0\.5\. Usual: 2"),
         ("elastic_knots", 3, "whole number from 4 to 32; got 3. Try 5"),
         ("flip_axes", (0, 3), r"distinct axes of 0, 1, 2; got \(0, 3\)"),

@@ -31,7 +31,7 @@ def judged(monkeypatch):
     """Return the scores that validations give one after another, and what they were given."""
     scores, networks = [], []
 
-    def validate(network, prepared, recipe, *, device):
+    def validate(network, prepared, recipe, **_):
         row = dict.fromkeys((*DICE, "dice_mean", "hd95_WT"))
         if prepared:
             networks.append({name: v.clone() for name, v in network.state_dict().items()})

@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import torch
 from bratskit.cli import main
 from bratskit.networks import build_network, save_checkpoint
 from bratskit.settings import RECIPES, GeometrySettings, NetworkSettings, Recipe, TrainingSettings
+from bratskit.train.trackers import TRACKERS, FolderTracker
 
 NANO = Recipe(
     name="nano",
@@ -122,6 +124,35 @@ def test_the_same_train_command_goes_on_and_another_recipe_is_refused(
     assert "channels" in refused(capsys, "train", prepared, results, "--recipe", "other")
     code, out, _ = run(capsys, "train", prepared, results)
     assert (code, "2 of 2 epochs are done" in out) == (0, True)
+
+
+def test_the_printed_command_goes_on_with_its_settings_trackers_and_determinism(
+    data, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(TRACKERS, "tensorboard", FolderTracker)
+    prepared, results = tmp_path / "prepared", tmp_path / "run"
+    run(capsys, "prepare", data, prepared, "--recipe", "nano")
+    words = ["train", prepared, results, "--recipe", "nano", "--set", "training.epochs=3"]
+    words += ["--deterministic", "--track", "tensorboard", "--max-minutes", "0"]
+    _, out, _ = run(capsys, *words)
+    printed = shlex.split(out.split("or: ")[1].splitlines()[0])
+    assert {"--deterministic", "--track"} <= set(printed)
+    assert Recipe.load(results / "settings.json").training.epochs == 3
+    code, out, _ = run(capsys, *printed[1:])
+    assert (code, "3 of 3 epochs are done" in out) == (0, True)
+
+
+def test_settings_changed_from_the_shell_reach_prepared_cases_and_wrong_names_are_refused(
+    data, tmp_path, capsys
+):
+    prepared, change = tmp_path / "prepared", "geometry.spacing_mm=[2, 2, 2]"
+    run(capsys, "prepare", data, prepared, "--recipe", "nano", "--set", change)
+    receipt = json.loads(next(prepared.glob("BraTS*/*.json")).read_text())
+    assert "[2, 2, 2]" in json.dumps(receipt)
+    words = ["train", prepared, tmp_path / "run", "--recipe", "nano", "--set"]
+    assert "Nearest: training.ema_decay" in refused(capsys, *words, "ema_decay=0.9")
+    assert "training.batch must be a whole number" in refused(capsys, *words, "training.batch=x")
+    assert not (tmp_path / "run").exists()
 
 
 def test_prepared_cases_of_another_grid_are_refused(data, tmp_path, capsys):

@@ -316,6 +316,7 @@ def test_a_stopped_training_goes_on_and_repeats_no_row(sent, code, data, tmp_pat
     assert [f'"epoch": {epoch}, ' in row for epoch, row in enumerate(rows, start=1)] == [True, True]
     assert sorted(path.name for path in results.path.iterdir()) == [
         "best.pt",
+        "figures",
         "history.jsonl",
         "last.pt",
         "settings.json",

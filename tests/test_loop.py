@@ -212,6 +212,21 @@ def test_weights_of_the_same_network_with_another_option_are_refused(store, tmp_
         train(folder, RunFolder(tmp_path / "run"), recipe=other, split=small_split(ids))
 
 
+def test_every_option_at_once_goes_through_training_and_comes_back(store, tmp_path):
+    folder, ids = store
+    network = NetworkSettings(
+        channels=(4, 8, 16), norm="group", block="dense", attention=True, deep_supervision=True,
+        checkpointing=True, dropout=0.1, dropout_at="levels",
+    )  # fmt: skip
+    recipe = dataclasses.replace(small_recipe(epochs=2, validate_every=1), network=network)
+    run = RunFolder(tmp_path / "run")
+    history = train(folder, run, recipe=recipe, split=small_split(ids), device=CPU)
+    assert np.isfinite(history.column("loss")).all()
+    last = load_checkpoint(run.last)
+    assert last.recipe.network == network
+    assert last.network(torch.zeros(1, 4, 16, 16, 16)).shape == (1, 4, 16, 16, 16)
+
+
 def test_options_that_shape_no_weights_do_not_keep_a_network_from_beginning(store, tmp_path):
     folder, ids = store
     recipe, path = begin(folder, ids, tmp_path / "start.pt")

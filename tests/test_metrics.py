@@ -236,6 +236,7 @@ def test_hd95_agrees_with_brute_force_distance_transforms(seed):
     assert hausdorff95(a, b, spacing_mm=spacing_mm) == pytest.approx(expected_mm, rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # theirs
 def test_dice_and_hd95_agree_with_monai(rng):
     monai = pytest.importorskip("monai.metrics")
     torch = pytest.importorskip("torch")

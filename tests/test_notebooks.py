@@ -1,5 +1,6 @@
 """The stored notebooks have the house's form, run small in a fresh kernel, and replay the same."""
 
+import dataclasses
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from bratskit.cli import main
 from bratskit.evaluate import Scores
 from bratskit.jobs import begin_run, check_structure, read_parameters, run_notebook
 from bratskit.labels import get_schema
+from bratskit.settings import get_recipe, miniature
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 STORED = sorted(FOLDER.glob("0*.ipynb"))
@@ -128,3 +130,28 @@ def dices_in(path):
 def integers_in(folder):
     masks = [np.asarray(nib.load(path).dataobj) for path in folder.glob("*.nii.gz")]
     return set(np.unique(np.concatenate([mask.ravel() for mask in masks])).tolist())
+
+
+SLOW = [
+    pytest.param(name, marks=pytest.mark.slow)
+    for name in ("unet-a", "unet-b", "segresnet-c", "unet-e", "t4")
+]
+
+
+@chain_exists
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ["unet-d", *SLOW])
+def test_notebook_02_trains_each_reference_for_a_few_steps(tmp_path, name):
+    """Regions, three channels, deep supervision and MONAI's network all go through its cells."""
+    recipe = miniature(get_recipe(name), epochs=1, steps_per_epoch=2)
+    channels = recipe.network.channels[:3]  # pre-flight and steps take a third of the time
+    recipe = dataclasses.replace(
+        recipe, network=dataclasses.replace(recipe.network, channels=channels)
+    )
+    if recipe.network.name != "unet":
+        pytest.importorskip("monai")
+    words = {"recipe_name": name, "n_cases": 6, "phantom_spacing_mm": 4.0}
+    begun = begin_run(tmp_path / "run", is_prepared=False, **words)
+    recipe.save(begun.folder.settings)  # the folder decides
+    run_small(CHAIN[1], tmp_path / "run", **words)
+    assert (tmp_path / "run" / "best.pt").exists()

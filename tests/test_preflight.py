@@ -1,11 +1,14 @@
 """What a training will take is known before it begins: memory as measured, disk, what fits."""
 
+import collections
 import dataclasses
 import gc
 import json
 import math
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +22,7 @@ from bratskit.settings import RECIPES, Recipe, get_recipe
 from bratskit.train import Learner
 from bratskit.train.losses import make_loss
 from bratskit.train.memory import Ledger, count_parameters, predict_step_bytes
+from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.preflight import preflight
 
 CPU = torch.device("cpu")
@@ -35,7 +39,10 @@ def measure_step_bytes(recipe: Recipe) -> int:
     gc.collect()  # what is freed below was made below
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+            recipe.network,
+            in_channels=len(recipe.modalities),
+            out_channels=recipe.out_channels,
+            size_vox=recipe.training.patch_vox,
         ).train()
         learner = Learner(network, training, device=CPU, loss=make_loss(recipe))
         for _ in range(2):
@@ -155,6 +162,35 @@ def test_hours_follow_from_timed_steps():
     assert seen.hours == pytest.approx(10 * seen.step_s / 3600)
     assert 0 < seen.step_s < 5
     assert math.isnan(preflight(recipe, device=CPU, measure_time=False).hours)
+
+
+def test_room_is_looked_up_on_the_disk_of_the_run(tmp_path, monkeypatch):
+    fill_store(tmp_path / "store")
+    (tmp_path / "other").mkdir()
+    room = {tmp_path / "store": 9e9, tmp_path / "other": 1e6}
+    usage = collections.namedtuple("usage", "free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(room[path]))
+    where = {"prepared_dir": tmp_path / "store", "run_dir": tmp_path / "other" / "run"}
+    seen = preflight(small_recipe(), **where, device=CPU, measure_time=False)
+    assert (seen.disk_free_gb, seen.fits) == (1e-3, False)
+
+
+def test_a_store_that_is_not_there_is_refused(tmp_path, capsys):
+    with pytest.raises(FileNotFoundError, match=r"must hold prepared cases.*bratskit prepare DATA"):
+        preflight(small_recipe(), prepared_dir=tmp_path / "no", device=CPU, measure_time=False)
+    words = ["train", str(tmp_path / "no"), str(tmp_path / "run"), "--preflight"]
+    assert main(words) == 2
+    assert "must hold prepared cases" in capsys.readouterr().err
+
+
+def test_phantoms_made_on_the_way_are_timed_and_shown(monkeypatch):
+    monkeypatch.setattr(PhantomStream, "cut", lambda stream, number: time.sleep(0.05))
+    counts = {"epochs": 2, "steps_per_epoch": 10, "batch": 2, "accumulate": 1}
+    recipe = small_recipe(**counts, phantom_share=0.5, phantom_pool=3, phantom_reuse=5)
+    seen = preflight(recipe, n_cases=3, device=CPU)
+    assert seen.phantom_hours == pytest.approx((3 + 4) * 0.05 / 3600, rel=0.5)
+    assert "phantoms made beside it" in str(seen)
+    assert "phantoms" not in str(preflight(small_recipe(), device=CPU, measure_time=False))
 
 
 def test_disk_of_a_store_that_is_there_is_measured(tmp_path):

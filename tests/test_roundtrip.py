@@ -17,7 +17,7 @@ from bratskit.evaluate import ceiling, dice
 from bratskit.labels import MODALITIES, REGIONS, get_schema
 from bratskit.preprocess import Crop, Geometry, prepare_scan
 from bratskit.preprocess.tumour import count_lost
-from bratskit.settings import RECIPES, GeometrySettings, Recipe
+from bratskit.settings import GeometrySettings, Recipe, get_recipe
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])  # SimpleITK's world against NIfTI's
 SCHEMA = get_schema("brats2017-2021")
@@ -344,7 +344,7 @@ def test_real_masks_come_back_voxel_for_voxel(real_cases, tmp_path):
 def test_the_reference_formats_of_a_real_case_say_what_they_lose(real_cases):
     scan = load_scan(find_cases(real_cases, schema=SCHEMA)[0])
     for name in ("unet-a", "unet-b", "unet-c", "unet-d", "unet-e"):
-        prepared = prepare_scan(scan, RECIPES[name])
+        prepared = prepare_scan(scan, get_recipe(name))
         geometry = prepared.geometry
         assert len(prepared.image) == (3 if name == "unet-d" else 4)
         if name in ("unet-a", "unet-d", "unet-e"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from training import make_prepared, small_recipe
+from training import fill_store, make_prepared, small_recipe, small_split
 
 from bratskit.cases import find_cases, load_labels, load_scan
 from bratskit.labels import paint_regions
@@ -21,8 +21,9 @@ from bratskit.predict import (
     sliding_window,
 )
 from bratskit.preprocess import Crop, Geometry, decide
+from bratskit.runtime import RunFolder
 from bratskit.settings import GeometrySettings, InferenceSettings, LossSettings, Recipe, get_recipe
-from bratskit.train import Learner, PatchSampler, feed_epoch, make_loss, validate
+from bratskit.train import Learner, PatchSampler, feed_epoch, make_loss, train, validate
 
 CPU = torch.device("cpu")
 GRID = (14, 18, 11)
@@ -236,6 +237,52 @@ def test_thirty_steps_of_regions_on_one_phantom_beat_predicting_nothing(recipe):
     for _, batches in feed_epoch(sampler, settings, device=CPU):
         learner.step(batches)
     assert validate(network, [phantom], recipe, device=CPU)["dice_mean"] > 0.5
+
+
+def test_a_run_of_regions_goes_from_patches_to_a_mask_and_starts_no_run_of_labels(
+    recipe, case, tmp_path, capsys
+):
+    ids = fill_store(tmp_path / "prepared", n_cases=4)
+    training = small_recipe(epochs=2, steps_per_epoch=1, validate_every=1).training
+    run, split = RunFolder(tmp_path / "run"), small_split(ids)
+    history = train(
+        tmp_path / "prepared", run, recipe=replace(recipe, training=training), split=split,
+        device=CPU,
+    )  # fmt: skip
+    assert np.isfinite(history.column("dice_ET")).all()
+    best = load_checkpoint(run.best)
+    assert best.network(torch.zeros(1, 4, 16, 16, 16)).shape[1] == 3
+    assert predict_case(case, model=best).labels.shape == load_scan(case).labels.shape
+    labels = small_recipe(start_from=str(run.best))
+    with pytest.raises(ValueError, match=r"must be \['background'.*got \['WT', 'TC', 'ET'\]"):
+        train(
+            tmp_path / "prepared", RunFolder(tmp_path / "b"), recipe=labels, split=split, device=CPU
+        )
+
+
+def test_every_level_of_a_deeply_supervised_network_learns(recipe):
+    network = UNet(4, 3, channels=(4, 8, 8, 8), deep_supervision=True).train()
+    image, labels = torch.randn(1, 4, 16, 16, 16), torch.randint(0, 4, (1, 16, 16, 16))
+    assert len(network(image)) == 3
+    loss = make_loss(recipe)(network(image), labels)
+    loss.backward()
+    assert all(weights.grad.abs().sum() > 0 for weights in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["dice", "dice_focal", "generalised_dice_bce"])
+def test_four_accumulated_patches_of_regions_move_weights_as_one_batch_of_four(recipe, name):
+    loss = make_loss(replace(recipe, loss=LossSettings(name=name)))
+    image, labels = torch.randn(4, 4, 16, 16, 16), torch.randint(0, 4, (4, 16, 16, 16))
+    labels[1] = 0  # one of them holds no tumour
+    gradients = []
+    for size in (4, 1):
+        torch.manual_seed(0)
+        network = UNet(4, 3, channels=(4, 8), norm="instance")
+        settings = small_recipe(batch=size, accumulate=4 // size).training
+        learner = Learner(network, settings, device=CPU, loss=loss)
+        learner.step(zip(image.split(size), labels.split(size), strict=True))
+        gradients.append(torch.cat([item.grad.flatten() for item in network.parameters()]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.slow

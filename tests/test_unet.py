@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bratskit.networks import UNet
-from bratskit.networks.blocks import InstanceNorm
+from bratskit.networks.blocks import InstanceNorm, TransposedConvolution
 
 
 @pytest.fixture
@@ -72,6 +72,27 @@ def test_instance_norm_says_what_torch_says_and_stays_channels_last(batch):
     ours.load_state_dict(theirs.state_dict())  # the names of the weights are the same
     torch.testing.assert_close(ours(features), theirs(features), rtol=1e-4, atol=1e-5)
     assert ours(features).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_transposed_convolution_says_and_learns_what_torchs_own_does(batch):
+    ours = TransposedConvolution(6, 3, kernel_size=2, stride=2)
+    torchs = nn.ConvTranspose3d(6, 3, kernel_size=2, stride=2)
+    torchs.load_state_dict(ours.state_dict())
+    image = torch.randn(batch, 6, 3, 4, 5)
+    for layer in (ours, torchs):
+        layer(image).square().sum().backward()
+    torch.testing.assert_close(ours(image), torchs(image), rtol=0, atol=0)
+    torch.testing.assert_close(ours.bias.grad, torchs.bias.grad)
+    torch.testing.assert_close(ours.weight.grad, torchs.weight.grad)
+
+
+def test_gradient_of_a_transposed_bias_counted_by_hand():
+    layer = TransposedConvolution(1, 2, kernel_size=2, stride=2)
+    made = layer(torch.zeros(1, 1, 2, 3, 4))
+    (made[:, 0].sum() + 10 * made[:, 1].sum()).backward()
+    voxels = 8 * 2 * 3 * 4
+    assert layer.bias.grad.tolist() == [voxels, 10 * voxels]
 
 
 def test_skips_carry_detail_that_the_bottleneck_cannot(network):

@@ -19,6 +19,7 @@ from bratskit.networks import (
 )
 from bratskit.predict import predict_prepared, single_pass, sliding_window
 from bratskit.settings import NetworkSettings, get_recipe
+from bratskit.train.memory import predict_forward_bytes, predict_step_bytes
 from bratskit.train.step import Learner
 
 SIZE = (32, 64, 32)
@@ -127,6 +128,15 @@ def test_counting_leaves_the_network_as_it_was_and_needs_no_time(name):
     )
     assert described.levels[0].size_vox == SIZE
     assert str(described).count("\n") == 1 + len(described.levels)
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_the_memory_of_a_step_is_counted_for_each_before_it_is_taken(name):
+    if name != "unet":
+        pytest.importorskip("monai", reason="pip install 'bratskit[monai]'")
+    recipe = recipe_for(name)
+    forward = predict_forward_bytes(recipe, precision="fp32", size_vox=SIZE)
+    assert predict_step_bytes(recipe, precision="fp32") > forward > 4 * 4 * np.prod(SIZE)
 
 
 def test_multiply_adds_and_features_counted_by_hand():

@@ -16,7 +16,7 @@ __all__ = ["check_mask"]
 OUTSIDE_SHARE = 0.01  # of the tumour that may lie outside the brain; 0.0002 in real cases
 STRAY_SHARE = 0.1  # of the tumour in islands outside the brain: more is no slip of the brush
 TINY_ET_ML = 0.5  # where a few voxels decide the Dice; ET clean-up thresholds lie about here
-ET, ET_VOX = 3, 100  # enough enhancing voxels to compare T1 with T1ce
+ED, ET, ET_VOX = 2, 3, 100  # enough enhancing voxels to compare T1 with T1ce
 
 # How well a mask sits on its FLAIR: mean z-score inside, at a grid of about 4 mm. Over the thirty
 # real cases the given place is the best one to 4 mm and no other is better by more than 0.04;
@@ -151,12 +151,21 @@ def _check_place(look: Look, labels: NDArray[np.uint8]) -> list[Finding]:
         shift = tuple(-step * size for step, size in zip(place.shift, cell, strict=True))
         moved.append(f"shifted by about {shift} voxels along I, J, K")
     gain = place.best - given.here
-    if gain <= BETTER_BY or not moved:
+    if gain <= BETTER_BY or not moved or not _suits_the_core(look, labels, cell, letter, place):
         return []
     what = f"the mask is {' and '.join(moved)}: FLAIR is brighter there by {gain:.1f} sd"
     mend = "Look at the overlay; take the mask's voxels and affine from one and the same file."
     severity = "problem" if gain > SURELY_BETTER_BY else "warning"
     return [_say(look, "mask-place", severity, what, mend)]
+
+
+def _suits_the_core(
+    look: Look, labels: NDArray[np.uint8], cell: tuple[int, ...], letter: str, place: _Place
+) -> bool:
+    """Tell whether the core gains from a move too: else oedema would only move onto the core."""
+    scores, whole = _coarse_pair(look, labels, cell, least=1)
+    moved = np.flip(whole, "IJK".index(letter)) if letter else whole
+    return _means(scores, moved)[place.shift] > _means(scores, whole)[0, 0, 0]
 
 
 def _bright_ml(look: Look, labels: NDArray[np.uint8]) -> float:
@@ -176,7 +185,7 @@ def _is_excused(here: float, bright_ml: float) -> bool:
 
 
 def _coarse_pair(
-    look: Look, labels: NDArray[np.uint8], cell: tuple[int, ...]
+    look: Look, labels: NDArray[np.uint8], cell: tuple[int, ...], *, least: int = BRIGHT
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Average z-scores of FLAIR (-1 off the brain: leaving it costs) and tumour in cells."""
     steps = tuple(2 if size % 2 == 0 else 1 for size in cell)  # every other voxel is enough
@@ -186,7 +195,7 @@ def _coarse_pair(
     scores = np.clip((stored - np.float32(mean)) / np.float32(std), -3, 3, dtype=np.float32)
     scores[stored == modality.empty] = -1
     blocks = tuple(size // step for size, step in zip(cell, steps, strict=True))
-    return _block_means(scores, blocks), _block_means(labels[thin] >= BRIGHT, blocks)
+    return _block_means(scores, blocks), _block_means(labels[thin] >= least, blocks)
 
 
 def _block_means(array: NDArray[np.generic], blocks: tuple[int, ...]) -> NDArray[np.float32]:
@@ -212,14 +221,19 @@ def _cropped(
     return (scores[box], weight[box]) if weight.sum() == weight[box].sum() else (scores, weight)
 
 
-def _best_place(scores: NDArray[np.float32], weight: NDArray[np.float32]) -> _Place:
+def _means(scores: NDArray[np.float32], weight: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Average the scores under the mask at every move; a negative move counts from the end."""
     shape = [fft.next_fast_len(2 * length, real=True) for length in scores.shape]
     product = fft.rfftn(scores + 1, shape) * np.conj(fft.rfftn(weight, shape))
-    means = fft.irfftn(product, shape) / weight.sum() - 1
+    return fft.irfftn(product, shape) / weight.sum() - 1
+
+
+def _best_place(scores: NDArray[np.float32], weight: NDArray[np.float32]) -> _Place:
+    means = _means(scores, weight)
     best = np.unravel_index(means.argmax(), means.shape)
     shift = tuple(
         int(step if step < length else step - size)
-        for step, length, size in zip(best, scores.shape, shape, strict=True)
+        for step, length, size in zip(best, scores.shape, means.shape, strict=True)
     )
     return _Place(float(means[0, 0, 0]), float(means.max()), shift)
 
@@ -231,15 +245,18 @@ def _fits_mirrored(scores: NDArray[np.float32], weight: NDArray[np.float32], her
 
 def _check_contrast(look: Look, labels: NDArray[np.uint8]) -> Iterator[Finding]:
     """Ask whether T1 and T1ce were swapped: contrast agent makes ET brighter, never darker."""
-    enhancing = labels == ET
+    enhancing, oedema = labels == ET, labels == ED
     if np.count_nonzero(enhancing) < ET_VOX:
         return
-    brightness = {}
+    brightness, contrast = {}, {}
     for name in ("t1", "t1ce"):
         modality = look.modalities[name]
         mean, std = modality.mean_std
         brightness[name] = (modality.values[enhancing].mean(dtype=float) - mean) / std
-    if brightness["t1"] - brightness["t1ce"] > SWAPPED_BY:
+        contrast[name] = brightness[name]
+        if np.count_nonzero(oedema) >= ET_VOX:  # a coil brightens both on one modality alone
+            contrast[name] -= (modality.values[oedema].mean(dtype=float) - mean) / std
+    if min(item["t1"] - item["t1ce"] for item in (brightness, contrast)) > SWAPPED_BY:
         what = f"t1 and t1ce look swapped: ET is brighter on t1 ({brightness['t1']:+.1f} sd) "
         what += f"than on t1ce ({brightness['t1ce']:+.1f} sd)"
         mend = "Compare both pictures, and exchange their names if the vessels shine on t1."

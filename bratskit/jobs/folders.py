@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bratskit.runtime import RunFolder, progress
-from bratskit.settings import Recipe, get_recipe
+from bratskit.settings import Recipe, change_recipe, get_recipe
 
 if TYPE_CHECKING:
     from bratskit.cases import Fingerprint, Folds, Split
@@ -78,10 +78,13 @@ def train_prepared(
     run: RunFolder,
     *,
     recipe_name: str | None = None,
+    changes: Sequence[str] = (),
     manifest: Path | None = None,
     fold: int | None = None,
     max_minutes: float | None = None,
     resume: bool | None = None,
+    deterministic: bool = False,
+    track: Sequence[str] = (),
 ) -> tuple[Recipe, Sequence[Mapping[str, object]]]:
     """Train on a folder of prepared cases, going on where an earlier call stopped.
 
@@ -89,11 +92,14 @@ def train_prepared(
         prepared: Folder of prepared cases.
         run: Run folder, new or begun.
         recipe_name: None takes the run's own recipe, or the default.
+        changes: Settings of it that shall be others, `NAME=VALUE` each; see `change_recipe`.
         manifest: Split or folds to train by; None takes the run's own split, or draws one, which
             keeps ids in one part whose prepared images look like one patient.
         fold: Which of the manifest's folds.
         max_minutes: Length of this session; None never ends.
         resume: True insists on a checkpoint to go on from, False throws an earlier one away.
+        deterministic: Allow only operations that repeat to the bit; slower on a GPU.
+        track: Names of `bratskit.train.trackers.TRACKERS` to tell beside the run folder.
 
     Returns:
         The recipe, and the history of the run, one row an epoch.
@@ -105,8 +111,9 @@ def train_prepared(
     """
     from bratskit.preprocess import list_prepared
     from bratskit.train import train
+    from bratskit.train.trackers import make_trackers
 
-    recipe = recipe_of(recipe_name, run)
+    recipe = recipe_of(recipe_name, run, changes)
     ids = list_prepared(prepared)
     if not ids:
         msg = (
@@ -124,6 +131,8 @@ def train_prepared(
         split=_split_of(run, prepared, ids, manifest, fold=fold, recipe=recipe),
         max_minutes=max_minutes,
         resume=resume is not False,
+        deterministic=deterministic,
+        trackers=make_trackers(track),
     )
     return recipe, history
 
@@ -189,8 +198,8 @@ def _fingerprints(folders: Sequence[Path]) -> "Iterator[Fingerprint]":
         yield from pool.map(read, folders)
 
 
-def recipe_of(name: str | None, run: RunFolder) -> Recipe:
-    """Take the recipe asked for, else the run's own, else the default."""
+def recipe_of(name: str | None, run: RunFolder, changes: Sequence[str] = ()) -> Recipe:
+    """Take the recipe asked for, else the run's own, else the default; then change it."""
     if name is None and run.settings.exists():
-        return Recipe.load(run.settings)
-    return get_recipe(name or DEFAULT_RECIPE)
+        return change_recipe(Recipe.load(run.settings), changes)
+    return change_recipe(get_recipe(name or DEFAULT_RECIPE), changes)

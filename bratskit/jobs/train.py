@@ -15,17 +15,28 @@ def run_train(options: argparse.Namespace) -> int:
     if options.preflight:
         from bratskit.train.preflight import preflight
 
-        seen = preflight(recipe_of(options.recipe, run), prepared_dir=options.prepared)
+        recipe = recipe_of(options.recipe, run, options.changes)
+        seen = preflight(recipe, prepared_dir=options.prepared, run_dir=run.path)
         _say(str(seen))
         return 0 if seen.fits else 1
+    from bratskit.train.parallel import Team, rank_here
+
+    with Team(rank=rank_here()).quiet():
+        return _train(options, run)
+
+
+def _train(options: argparse.Namespace, run: RunFolder) -> int:
     recipe, history = train_prepared(
         options.prepared,
         run,
         recipe_name=options.recipe,
+        changes=options.changes,
         manifest=options.split,
         fold=options.fold,
         max_minutes=options.max_minutes,
         resume=options.resume,
+        deterministic=options.deterministic,
+        track=options.track,
     )
     best = f"; best weights: {run.best}" if run.best.exists() else ""
     _say(f"{len(history)} of {recipe.training.epochs} epochs are done{best}")

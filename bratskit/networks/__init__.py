@@ -7,7 +7,14 @@ from bratskit.networks.checkpoint import (
     saved_model,
     write_checksums,
 )
-from bratskit.networks.describe import Description, Level, bytes_at_peak, describe_network
+from bratskit.networks.describe import (
+    Description,
+    Ledger,
+    Level,
+    bytes_at_peak,
+    describe_network,
+    without_data,
+)
 from bratskit.networks.unet import UNet
 from bratskit.networks.zoo import NETWORKS, build_network
 
@@ -15,6 +22,7 @@ __all__ = [
     "NETWORKS",
     "Checkpoint",
     "Description",
+    "Ledger",
     "Level",
     "UNet",
     "build_network",
@@ -23,5 +31,6 @@ __all__ = [
     "load_checkpoint",
     "save_checkpoint",
     "saved_model",
+    "without_data",
     "write_checksums",
 ]

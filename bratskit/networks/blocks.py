@@ -17,6 +17,7 @@ __all__ = [
     "DenseBlock",
     "InstanceNorm",
     "ResidualBlock",
+    "TransposedConvolution",
     "make_block",
     "make_norm",
     "refuse_misfit",
@@ -32,15 +33,46 @@ class Convolution(nn.Conv3d):
 
     On a CPU with AVX-512 bf16, torch 2.13 gives kernels of 3 voxels a gradient of whatever stood in
     memory, up to 1e37 or NaN, where the first axis of the grid has two voxels (a patch of 32 at the
-    fifth level). Such grids are tiny: float32 costs nothing there.
+    fifth level), or where a stride of 2 meets an axis of one voxel. Such grids are tiny: float32,
+    in which 2,600 shapes were right on memory filled with 3e38, costs nothing there.
     """
 
     def forward(self, features: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:
-        """Return what `nn.Conv3d` returns, in float32 on grids of one or two voxels on a CPU."""
-        if features.device.type != "cpu" or features.shape[2] > 2:
+        """Return what `nn.Conv3d` returns, in float32 where an axis has two voxels on a CPU."""
+        if features.device.type != "cpu" or min(features.shape[2:]) > 2:
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float())
+
+
+class TransposedConvolution(nn.ConvTranspose3d):
+    """Do what `nn.ConvTranspose3d` does, with a faster gradient of the bias on a CPU.
+
+    There torch 2.13 takes 37 ms for the backward pass to 16 channels on two patches of 64 voxels,
+    26 of them for a sum over voxels that otherwise takes one: 6 % of a whole training step.
+    """
+
+    def forward(self, features: Float[Tensor, "b c i j k"]) -> Float[Tensor, "b d i2 j2 k2"]:
+        """Return what `nn.ConvTranspose3d` returns."""
+        if features.device.type != "cpu" or self.bias is None or not torch.is_grad_enabled():
+            return super().forward(features)
+        made = F.conv_transpose3d(
+            features, self.weight, self.bias.detach(), self.stride, self.padding
+        )
+        return _BiasGradient.apply(made, self.bias)
+
+
+class _BiasGradient(torch.autograd.Function):
+    """Pass on what has a bias added already; the bias's gradient is that of the sum."""
+
+    @staticmethod
+    def forward(ctx: object, made: Tensor, bias: Tensor) -> Tensor:
+        ctx.dtype = bias.dtype
+        return made.view_as(made)
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.sum((0, 2, 3, 4), dtype=ctx.dtype)
 
 
 class InstanceNorm(nn.Module):

@@ -135,7 +135,11 @@ def load_checkpoint(
     """
     path = Path(path)
     if not path.is_file():
-        msg = f"checkpoint must be an existing file; got {path}. Train one with `make demo`."
+        last = path.with_name("last.pt")  # best.pt is written by the first validation
+        cure = (
+            f"Until it is there take {last}." if last.is_file() else "Train one with `make demo`."
+        )
+        msg = f"checkpoint must be an existing file; got {path}. {cure}"
         raise FileNotFoundError(msg)
     data = path.read_bytes()
     content = _read(data, path)

@@ -7,7 +7,7 @@ milliseconds and next to no memory at any size.
 import contextlib
 import copy
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["Description", "Level", "bytes_at_peak", "describe_network"]
+__all__ = ["Description", "Ledger", "Level", "bytes_at_peak", "describe_network", "without_data"]
 
 Triple = tuple[int, int, int]
 
@@ -92,7 +92,7 @@ def describe_network(network: nn.Module, size_vox: Sequence[int]) -> Description
         [(32, 4), (16, 8), (8, 16)]
     """
     shape = (1, network.in_channels, *size_vox)
-    bare = _without_data(network)
+    bare = without_data(network)
     rows = _watch(bare)
     with FlopCounterMode(display=False) as counter:
         _run(bare, shape)
@@ -127,54 +127,69 @@ def bytes_at_peak(network: nn.Module, shape: Sequence[int]) -> int:
     Returns:
         Bytes.
     """
-    bare, ledger = _without_data(network), _Ledger()
+    bare, ledger = without_data(network), Ledger()
     with ledger:
         _run(bare, shape)
-    return ledger.peak
+    return ledger.peak_bytes
 
 
-class _Ledger(TorchDispatchMode):
-    """Add up the storages that operations make, and take off those that are let go."""
+class Ledger(TorchDispatchMode):
+    """Sum the bytes of all tensors that are alive, and remember the most there ever were.
+
+    Every operation's results pass through here; a storage is counted once however many views it
+    has, and leaves the sum when nothing holds it any longer, autograd's saved tensors included.
+
+    Attributes:
+        now_bytes: What is alive.
+        peak_bytes: The most that was.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
-        self._known: dict[int, weakref.finalize] = {}
+        self.now_bytes = self.peak_bytes = 0
+        self._alive: dict[int, weakref.ref] = {}
 
     def __torch_dispatch__(
         self,
         func: object,
         types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
+        args: tuple = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, Tensor):
-                self._enter(tensor.untyped_storage())
-        return made
+        """Run an operation and count what it returned."""
+        results = func(*args, **(kwargs or {}))
+        for result in tree_leaves(results):
+            if isinstance(result, Tensor):
+                self._count(result)
+        return results
 
-    def _enter(self, storage: torch.UntypedStorage) -> None:
-        place, size = storage._cdata, storage.nbytes()
-        if place in self._known:
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._alive:
             return
-        self._known[place] = weakref.finalize(storage, self._leave, place, size)
-        self.now += size
-        self.peak = max(self.peak, self.now)
+        self._alive[key] = weakref.ref(storage, lambda _: self._forget(key, size))
+        self.now_bytes += size
+        self.peak_bytes = max(self.peak_bytes, self.now_bytes)
 
-    def _leave(self, place: int, size: int) -> None:
-        del self._known[place]
-        self.now -= size
+    def _forget(self, key: int, size: int) -> None:
+        if self._alive.pop(key, None) is not None:
+            self.now_bytes -= size
 
 
-def _without_data(network: nn.Module) -> nn.Module:
-    """Copy a network, in evaluation mode, with weights that have sizes only; it is not touched."""
+def without_data(network: nn.Module, *, device: str = "meta") -> nn.Module:
+    """Copy a network, in evaluation mode, with weights that have sizes only; it is not touched.
+
+    Args:
+        network: Any module; may be compiled.
+        device: Where the copy seems to be; "cpu" needs torch's `FakeTensorMode` around the call.
+    """
     original = getattr(network, "_orig_mod", network)  # of torch.compile
     empty: dict[int, object] = {}
     for tensor in (*original.parameters(), *original.buffers()):
-        bare = torch.empty_like(tensor, device="meta")
+        bare = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
         is_weight = isinstance(tensor, nn.Parameter)
-        empty[id(tensor)] = nn.Parameter(bare, requires_grad=False) if is_weight else bare
+        empty[id(tensor)] = nn.Parameter(bare, tensor.requires_grad) if is_weight else bare
     return copy.deepcopy(original, empty).eval()
 
 

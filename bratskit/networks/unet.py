@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bratskit.networks.blocks import (
     NEGATIVE_SLOPE,
     AttentionGate,
+    TransposedConvolution,
     make_block,
     refuse_misfit,
     run_again_in_backward,
@@ -89,7 +90,8 @@ class UNet(nn.Module):
         )
         self.dropout = nn.Dropout3d(dropout)
         self.up = nn.ModuleList(
-            nn.ConvTranspose3d(deep, shallow, kernel_size=2, stride=2) for shallow, deep in widths
+            TransposedConvolution(deep, shallow, kernel_size=2, stride=2)
+            for shallow, deep in widths
         )
         self.merge = nn.ModuleList(
             make_block(block, 2 * shallow, shallow, norm=norm) for shallow, _ in widths

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, fields, replace
 
-from bratskit.settings.checks import check, is_whole
+from bratskit.settings.checks import check, check_types
 
 __all__ = ["AUGMENTATIONS", "AugmentationSettings"]
 
@@ -79,6 +79,7 @@ class AugmentationSettings:
     channel_dropout_share: float = 0.0
 
     def __post_init__(self) -> None:
+        check_types(self, "augmentation")
         for name in (item.name for item in fields(self) if item.name.endswith("_share")):
             value = getattr(self, name)
             check(0 <= value <= 1, f"{name} must be in [0, 1]; got {value}. 0 turns it off.")
@@ -90,7 +91,7 @@ class AugmentationSettings:
                 f"{name} must be in [{least}, {most}]; got {value}. Usual: {usual:g}.",
             )
         check(
-            is_whole(self.elastic_knots) and 4 <= self.elastic_knots <= 32,
+            4 <= self.elastic_knots <= 32,
             f"elastic_knots must be a whole number from 4 to 32; got {self.elastic_knots}. Try 5.",
         )
         check(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bratskit.labels import LABELS, REGIONS
-from bratskit.settings.checks import check, check_choice
+from bratskit.settings.checks import check, check_types
 
 __all__ = ["LOSSES", "TARGET_NAMES", "LossName", "LossSettings", "Targets"]
 
@@ -72,7 +72,7 @@ class LossSettings:
     eps_vox: float = 1.0
 
     def __post_init__(self) -> None:
-        check_choice("loss.name", self.name, tuple(LOSSES))
+        check_types(self, "loss")
         for name in ("dice_weight", "other_weight", "tversky_alpha", "tversky_beta"):
             value = getattr(self, name)
             check(value >= 0, f"loss.{name} must be at least 0; got {value}. Try 1.0.")

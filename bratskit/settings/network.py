@@ -4,7 +4,7 @@ import itertools
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from bratskit.settings.checks import check, check_choice, is_whole
+from bratskit.settings.checks import check, check_types
 
 __all__ = ["NetworkSettings"]
 
@@ -84,21 +84,16 @@ class NetworkSettings:
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        check_types(self, "network")
         check(
             len(self.channels) >= 2,
             f"channels must name at least two levels; got {self.channels}. Try (16, 32, 64).",
         )
         check(
-            all(is_whole(width) and width >= 1 for width in self.channels),
+            all(width >= 1 for width in self.channels),
             f"channels must be whole numbers from 1; got {self.channels}. Try (16, 32, 64).",
         )
         check(0 <= self.dropout < 1, f"dropout must be in [0, 1); got {self.dropout}. Try 0.2.")
-        check_choice("norm", self.norm, ("instance", "batch", "group"))
-        check_choice("dropout_at", self.dropout_at, ("bottleneck", "levels"))
-        check_choice("block", self.block, ("plain", "residual", "dense"))
-        for name in ("attention", "deep_supervision", "checkpointing"):
-            value = getattr(self, name)
-            check(isinstance(value, bool), f"{name} must be True or False; got {value!r}.")
         check(
             not self.deep_supervision or len(self.channels) >= 3,
             "channels must name at least three levels for deep_supervision, or there is no coarser "

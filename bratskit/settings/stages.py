@@ -9,7 +9,7 @@ from typing import Literal
 
 from bratskit.labels import MODALITIES
 from bratskit.settings.augmentation import AugmentationSettings
-from bratskit.settings.checks import Triple, check, check_choice
+from bratskit.settings.checks import Triple, check, check_types
 from bratskit.settings.loss import TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.training import TrainingSettings
@@ -35,6 +35,7 @@ class GeometrySettings:
     crop_vox: Triple | None = None
 
     def __post_init__(self) -> None:
+        check_types(self, "geometry")
         check(
             self.spacing_mm is None or min(self.spacing_mm) > 0,
             f"spacing_mm must be positive; got {self.spacing_mm}. Try (1.0, 1.0, 1.0).",
@@ -45,7 +46,6 @@ class GeometrySettings:
                 value is None or min(value) >= 16,
                 f"{name} must be at least 16 along each axis; got {value}. Try (128, 128, 128).",
             )
-        check_choice("region", self.region, ("brain", "grid"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +68,7 @@ class InferenceSettings:
     smallest_component_vox: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self, "inference")
         check(0 <= self.overlap < 1, f"overlap must be in [0, 1); got {self.overlap}. Try 0.5.")
 
 
@@ -104,13 +105,12 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_types(self)
         unknown = [name for name in self.modalities if name not in MODALITIES]
         check(
             not unknown and len(set(self.modalities)) == len(self.modalities) > 0,
             f"modalities must be distinct names from {MODALITIES}; got {self.modalities}.",
         )
-        check_choice("normalise", self.normalise, ("zscore", "minmax"))
-        check_choice("targets", self.targets, ("labels", "regions"))
         self.loss.refuse_misfit(self.targets)
         multiple = self.network.multiple_vox
         for name, size in (
@@ -172,9 +172,11 @@ class Recipe:
 
 
 def _from_dict(cls: type, values: dict[str, object], *, where: str) -> typing.Any:  # noqa: ANN401
+    check(isinstance(values, dict), f"{where} must be settings by name; got {values!r}.")
     fields = {item.name: item.type for item in dataclasses.fields(cls)}
     unknown = sorted(set(values) - set(fields))
     check(not unknown, f"{where} has no setting {unknown}; it has {sorted(fields)}.")
+    check(cls is not Recipe or "name" in values, "recipe must have a name. Try 'mine'.")
     built = {}
     for name, value in values.items():
         if dataclasses.is_dataclass(fields[name]):

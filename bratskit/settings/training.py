@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bratskit.labels import LABELS
-from bratskit.settings.checks import Triple, check, check_choice, is_whole
+from bratskit.settings.checks import Triple, check, check_types
 
 __all__ = ["TrainingSettings"]
 
@@ -90,10 +90,16 @@ class TrainingSettings:
     start_from: str | None = None
 
     def __post_init__(self) -> None:
+        for name, example in (
+            ("phantom_ingredients", '{"mimics": 0}'),
+            ("label_share", '{"NCR": 0.25, "ED": 0.25, "ET": 0.5}'),
+        ):
+            object.__setattr__(self, name, _pairs(name, getattr(self, name), example=example))
+        check_types(self, "training")
         for name in (*_COUNTS, "phantom_pool", "phantom_reuse"):
             value = getattr(self, name)
             check(
-                is_whole(value) and value >= 1,
+                value >= 1,
                 f"{name} must be a whole number, at least 1; got {value}. Try 8.",
             )
         for name, usual in (("tumour_share", 0.67), ("phantom_share", 0.5), ("warmup", 0.05)):
@@ -105,13 +111,6 @@ class TrainingSettings:
         for name, usual in (("clip_norm", 12.0), ("weight_decay", 1e-4)):
             value = getattr(self, name)
             check(value >= 0, f"{name} must be 0 or more; got {value}. Try {usual}.")
-        check_choice("optimiser", self.optimiser, ("adamw", "adam", "sgd"))
-        check_choice("schedule", self.schedule, ("cosine", "poly", "constant"))
-        for name, example in (
-            ("phantom_ingredients", '{"mimics": 0}'),
-            ("label_share", '{"NCR": 0.25, "ED": 0.25, "ET": 0.5}'),
-        ):
-            object.__setattr__(self, name, _pairs(name, getattr(self, name), example=example))
         check(
             not self.label_share or _is_mix(self.label_share),
             f"label_share must be shares from 0 to 1 of {_TUMOUR} that sum to 1; got "
@@ -125,7 +124,7 @@ class TrainingSettings:
         for name, usual in (("extra_phantoms", 24), ("patience", 10)):
             value = getattr(self, name)
             check(
-                is_whole(value) and value >= 0,
+                value >= 0,
                 f"{name} must be a whole number, 0 or more; got {value}. Try {usual}.",
             )
         check(

@@ -11,6 +11,7 @@ from bratskit.train.losses import (
     measure_loss,
     region_targets,
 )
+from bratskit.train.memory import predict_step_bytes
 from bratskit.train.mix import MixedSampler, open_sampler
 from bratskit.train.optimise import learning_rate
 from bratskit.train.patches import PatchPlace, PatchSampler
@@ -18,7 +19,7 @@ from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.preflight import Preflight, preflight
 from bratskit.train.step import Learner
 from bratskit.train.torchio_plugin import torchio_transform
-from bratskit.train.track import History
+from bratskit.train.track import History, stopped_early
 from bratskit.train.validate import validate
 
 __all__ = [
@@ -40,8 +41,10 @@ __all__ = [
     "make_loss",
     "measure_loss",
     "open_sampler",
+    "predict_step_bytes",
     "preflight",
     "region_targets",
+    "stopped_early",
     "torchio_transform",
     "train",
     "validate",

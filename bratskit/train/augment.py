@@ -135,19 +135,20 @@ def apply_augmentation(
         labels take the nearest voxel, the image is interpolated linearly, at the same points.
     """
     generator = torch.Generator(image.device).manual_seed(params.noise_seed)
-    patches = []
+    moved = torch.empty_like(image, memory_format=torch.contiguous_format)
+    moved_labels = torch.empty_like(labels)
     for at in range(image.shape[0]):
-        moved, moved_labels = move_patch(
+        move_patch(
             image[at],
             labels[at],
             flips=params.flips[at],
             rotation_rad=params.rotation_rad[at],
             zoom=float(params.zoom[at]),
             bend=None if params.bend is None else params.bend[at],
+            out=(moved[at], moved_labels[at]),
         )
-        _vary(moved, params, at, generator, is_zscore=normalise == "zscore")
-        patches.append((moved, moved_labels))
-    return torch.stack([moved for moved, _ in patches]), torch.stack([item for _, item in patches])
+        _vary(moved[at], params, at, generator, is_zscore=normalise == "zscore")
+    return moved, moved_labels
 
 
 def _vary(

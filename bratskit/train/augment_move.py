@@ -28,29 +28,29 @@ def move_patch(
     rotation_rad: Array,
     zoom: float,
     bend: Array | None = None,
-) -> tuple[Tensor, Tensor]:
+    out: tuple[Tensor, Tensor],
+) -> None:
     """Move one patch and its labels alike.
+
+    Each voxel of the image becomes the mean of the eight around the point that it comes from,
+    weighted by nearness; each of the labels that of the nearest. Both are 0 where it lies outside.
 
     Args:
         image: `(C, I, J, K)`; not modified.
-        labels: `(I, J, K)`; not modified.
+        labels: `(I, J, K)`, from 0 to 255; not modified.
         flips: Axes to mirror; the turn follows. A mirror alone moves voxels and mixes none.
         rotation_rad: Angles about I, J, K.
         zoom: Factor by which content grows.
         bend: `(3, n, n, n)` displacements of knots, as a share of the distance between two.
-
-    Returns:
-        Image, each voxel the mean of the eight around the point that it comes from, weighted by
-        nearness; labels, each that of the nearest. Both are 0 where the point lies outside.
+        out: Image and labels to fill, of the same shapes.
     """
     if zoom == 1 and not rotation_rad.any() and (bend is None or not bend.any()):
         axes = [axis - 3 for axis in np.flatnonzero(flips)]
-        return image.flip(axes), labels.flip(axes)
+        out[0].copy_(image.flip(axes))
+        out[1].copy_(labels.flip(axes))
+        return
     matrix = _turn(rotation_rad) / zoom * np.where(flips, -1, 1)[:, None]
-    warp = Warp(labels.shape, matrix, bend, like=image)
-    moved, moved_labels = torch.empty_like(image), torch.empty_like(labels)
-    _sample(image, labels, warp, out=(moved, moved_labels))
-    return moved, moved_labels
+    _sample(image, labels, Warp(labels.shape, matrix, bend, like=image), out=out)
 
 
 class Warp:
@@ -82,7 +82,8 @@ class Warp:
             n = bend.shape[-1]
             turned = np.einsum("ab,bijk->aijk", matrix * np.array(shape) / (n - 3), bend)
             first, second, last = (like.new_tensor(_spline(length, n)) for length in shape)
-            self._rows = torch.einsum("ia,jb,dabc->dijc", first, second, like.new_tensor(turned))
+            rows = torch.einsum("jb,dabc->dajc", second, like.new_tensor(turned))
+            self._rows = torch.einsum("ia,dajc->dijc", first, rows)
             self._last = last.T
 
     def points(self, i: slice = slice(None), j: slice = slice(None)) -> list[Tensor]:
@@ -127,7 +128,7 @@ def _spline(length: int, n: int) -> Array:
 
 def _sample(image: Tensor, labels: Tensor, warp: Warp, *, out: tuple[Tensor, Tensor]) -> None:
     """Read image and labels where the warp points to; see `move_patch`."""
-    padded, padded_labels = (F.pad(item, PAD * 3) for item in (image, labels))
+    padded, padded_labels = (F.pad(item, PAD * 3) for item in (image, labels.to(torch.uint8)))
     strides = padded_labels.stride()
     channels, flat_labels = padded.flatten(1), padded_labels.flatten()
     for i, j in _tiles(warp.shape, on_cpu=image.device.type == "cpu"):
@@ -137,10 +138,9 @@ def _sample(image: Tensor, labels: Tensor, warp: Warp, *, out: tuple[Tensor, Ten
         nearest, shares = index.clone(), []
         for point, length, stride in zip(points, warp.shape, strides, strict=True):
             point = point.flatten().add_(PAD[0]).clamp_(0, length + 1)
-            low = point.floor()
-            index.add_(low.int(), alpha=stride)
+            index.add_(point.int(), alpha=stride)
             nearest.add_(point.round().int(), alpha=stride)
-            shares.append(point.sub_(low))
+            shares.append(point.frac_())
         for channel, moved in zip(channels, out[0], strict=True):
             moved[i, j] = _mix(channel, index, shares, strides).view(shape)
         out[1][i, j] = flat_labels.index_select(0, nearest).view(shape)

@@ -1,5 +1,6 @@
 """Feed one epoch: draw everything, cut patches one batch ahead, vary them on the device."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -7,8 +8,10 @@ import torch
 from torch import Tensor
 
 from bratskit.settings import AugmentationSettings, TrainingSettings
-from bratskit.train.augment import apply_augmentation, draw_augmentation
+from bratskit.train.augment import Augmentation, apply_augmentation, draw_augmentation
+from bratskit.train.fallback import is_out_of_memory
 from bratskit.train.mix import MixedSampler, StreamPlace
+from bratskit.train.parallel import Share
 from bratskit.train.patches import PatchPlace, PatchSampler
 from bratskit.train.torchio_plugin import PatchTransform
 
@@ -27,6 +30,7 @@ def feed_epoch(
     normalise: str = "zscore",
     augmentation: AugmentationSettings | None = None,
     transform: PatchTransform | None = None,
+    share: Share | None = None,
 ) -> Iterator[tuple[list[str], Iterator[Batch]]]:
     """Yield the case ids and the batches of each optimiser step of one epoch.
 
@@ -41,6 +45,8 @@ def feed_epoch(
         normalise: Scale of the prepared images, `recipe.normalise`.
         augmentation: Share and range of each operation; None takes the usual ones.
         transform: What `torchio_transform` made, applied to each batch before it is varied.
+        share: Which batches of each step, and patches of each batch, are this process's; None
+            takes all. What is drawn does not depend on it.
 
     Yields:
         Ids of all patches of the step, and `settings.accumulate` batches of image
@@ -56,19 +62,43 @@ def feed_epoch(
             else None
         )
         seeds.append(int(sampler.rng.integers(2**31)) if transform else None)
-    cut = _cut_ahead(sampler, places)
+    share = share or Share.whole(settings)
+    groups = [
+        [first + at for at in share.batches] for first in range(0, len(places), settings.accumulate)
+    ]
+    cut = _cut_ahead(sampler, [places[at] for group in groups for at in group])
 
     def vary(at: int) -> Batch:
         batch = next(cut) if transform is None else transform(*next(cut), seeds[at])
-        image, labels = (item.to(device, non_blocking=True) for item in batch)
-        if params[at] is None:
-            return image, labels
-        return apply_augmentation(image, labels, params[at], normalise=normalise)
+        image, labels = _augment(batch, params[at], device=device, normalise=normalise)
+        return image[share.part], labels[share.part]
 
-    for first in range(0, len(places), settings.accumulate):
-        group = range(first, first + settings.accumulate)
-        ids = [name for at in group for name in sampler.ids(places[at])]
-        yield ids, map(vary, group)
+    for group in groups:
+        yield (
+            [name for at in group for name in sampler.ids(places[at][share.part])],
+            map(vary, group),
+        )
+
+
+def _augment(
+    batch: Batch, params: Augmentation | None, *, device: torch.device, normalise: str
+) -> Batch:
+    """Vary a batch on the device; where its memory ends, beside it: slower, with other noise."""
+    try:
+        image, labels = (item.to(device, non_blocking=True) for item in batch)
+        if params is None:
+            return image, labels
+        return apply_augmentation(image, labels, params, normalise=normalise)
+    except (RuntimeError, MemoryError) as error:
+        if device.type == "cpu" or not is_out_of_memory(error):
+            raise
+    torch.cuda.empty_cache()  # here, where no traceback holds patches any more
+    warnings.warn(
+        f"out of memory on {device}; patches are varied on the CPU, which is slower",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+    return batch if params is None else apply_augmentation(*batch, params, normalise=normalise)
 
 
 def _cut_ahead(sampler: Sampler, places: Sequence[Places]) -> Iterator[Batch]:

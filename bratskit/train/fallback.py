@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["Fallback", "is_out_of_memory"]
+__all__ = ["Fallback", "first_line", "is_out_of_memory"]
 
 NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")  # CUDA, Linux, Windows
 
@@ -17,7 +17,8 @@ class Fallback:
     A batch is then learned from in parts whose gradients add up to its own: the batch halves and
     the accumulation doubles, the patches of an optimiser step stay. With InstanceNorm the numbers
     are the same to rounding. At one patch the network forgets its activations and computes them
-    again on the way back, if it can (`network.checkpointing`).
+    again on the way back, if it can (`network.checkpointing`). The varied patches of a step all
+    wait on the device until its end, should it begin again: small beside activations.
 
     Args:
         network: Asked for `checkpointing`.
@@ -66,7 +67,7 @@ class Fallback:
             self.network.checkpointing = self._turned_on = True
         else:
             msg = (
-                f"memory must hold one patch; it ran out at step {step} ({_first_line(said)}). "
+                f"memory must hold one patch; it ran out at step {step} ({first_line(said)}). "
                 "Lower training.patch_vox or network.channels, or free the device. "
                 "The last checkpoint was kept."
             )
@@ -103,5 +104,6 @@ def _sees_the_batch(network: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in network.modules())
 
 
-def _first_line(said: str) -> str:
+def first_line(said: str) -> str:
+    """Return the first line of what a machine said."""
     return said.strip().splitlines()[0].rstrip(".") if said.strip() else "no reason given"

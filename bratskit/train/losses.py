@@ -77,7 +77,7 @@ def measure_loss(
     """
     settings.refuse_misfit(targets)
     _refuse_mismatch(logits, labels, targets)
-    scores = logits.float()
+    scores = logits.float().contiguous()
     if targets == "regions":
         truth = region_targets(labels)
         probs, counted = scores.sigmoid(), truth

@@ -1,17 +1,14 @@
 """Count the memory of a training step without taking it: the step runs on tensors of no data."""
 
+import contextlib
 import warnings
-import weakref
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-from bratskit.networks import build_network
+from bratskit.networks import Ledger, build_network, without_data
 from bratskit.settings import Recipe
 from bratskit.train.losses import Loss, make_loss
 
@@ -22,50 +19,6 @@ Triple = tuple[int, int, int]
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # State tensors that an optimiser keeps for each weight: two moments, or one momentum.
 STATES = {"adamw": 2, "adam": 2, "sgd": 1}
-
-
-class Ledger(TorchDispatchMode):
-    """Sum the bytes of all tensors that are alive, and remember the most there ever were.
-
-    Every operation's results pass through here; a storage is counted once however many views it
-    has, and leaves the sum when nothing holds it any longer, autograd's saved tensors included.
-
-    Attributes:
-        now_bytes: What is alive.
-        peak_bytes: The most that was.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now_bytes = self.peak_bytes = 0
-        self._alive: dict[int, weakref.ref] = {}
-
-    def __torch_dispatch__(
-        self,
-        func: object,
-        types: object,
-        args: tuple = (),
-        kwargs: dict[str, object] | None = None,
-    ) -> object:
-        """Run an operation and count what it returned."""
-        results = func(*args, **(kwargs or {}))
-        for result in tree_leaves(results):
-            if isinstance(result, Tensor):
-                self._count(result)
-        return results
-
-    def _count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._alive:
-            return
-        self._alive[key] = weakref.ref(storage, lambda _: self._forget(key, size))
-        self.now_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self.now_bytes)
-
-    def _forget(self, key: int, size: int) -> None:
-        if self._alive.pop(key, None) is not None:
-            self.now_bytes -= size
 
 
 def predict_step_bytes(
@@ -93,7 +46,7 @@ def predict_step_bytes(
     """
     training = recipe.training
     size = (batch or training.batch, *(patch_vox or training.patch_vox))
-    with _without_data(recipe, precision) as (network, ledger):
+    with _without_data(recipe, precision, size[1:]) as (network, ledger):
         weights = _bytes_of(network.parameters())
         image = torch.empty(size[0], len(recipe.modalities), *size[1:])
         labels = torch.empty(size, dtype=torch.int64)
@@ -106,7 +59,7 @@ def predict_step_bytes(
 
 def predict_forward_bytes(recipe: Recipe, *, precision: str, size_vox: Triple) -> int:
     """Predict the most memory that labelling one window or volume takes, weights included."""
-    with _without_data(recipe, precision) as (network, ledger), torch.no_grad():
+    with _without_data(recipe, precision, size_vox) as (network, ledger), torch.no_grad():
         weights = _bytes_of(network.parameters())
         image = torch.empty(1, len(recipe.modalities), *size_vox)
         with torch.autocast("cpu", dtype=HALF.get(precision), enabled=precision in HALF):
@@ -117,26 +70,40 @@ def predict_forward_bytes(recipe: Recipe, *, precision: str, size_vox: Triple) -
 
 def count_parameters(recipe: Recipe) -> int:
     """Count the weights of a recipe's network, without making it."""
-    with _without_data(recipe, "fp32") as (network, _):
+    with _without_data(recipe, "fp32", recipe.training.patch_vox) as (network, _):
         return sum(item.numel() for item in network.parameters())
 
 
-@contextmanager
-def _without_data(recipe: Recipe, precision: str) -> Iterator[tuple[nn.Module, Ledger]]:
+@contextlib.contextmanager
+def _without_data(
+    recipe: Recipe, precision: str, size_vox: Triple
+) -> Iterator[tuple[nn.Module, Ledger]]:
     """Build a network of no data, in the memory order that `Learner` gives it."""
     ledger = Ledger()
-    with warnings.catch_warnings(), FakeTensorMode():
+    with contextlib.ExitStack() as stack:
+        # MONAI's Swin UNETR reads numbers while it is built, so that it must have some
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        built = _build(recipe, size_vox) if recipe.network.name == "swin_unetr" else None
+        stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of tensors without data; the real step warns itself
-        network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
-        )
+        stack.enter_context(FakeTensorMode())
+        network = without_data(built, device="cpu") if built else _build(recipe, size_vox)
         for module in network.modules():
             for name, item in module.named_parameters(recurse=False):
                 if item.ndim == 5:
                     last = item.detach().to(memory_format=torch.channels_last_3d)
-                    module.register_parameter(name, nn.Parameter(last))
+                    module.register_parameter(name, nn.Parameter(last, item.requires_grad))
         with ledger:
             yield network.train(), ledger
+
+
+def _build(recipe: Recipe, size_vox: Triple) -> nn.Module:
+    return build_network(
+        recipe.network,
+        in_channels=len(recipe.modalities),
+        out_channels=recipe.out_channels,
+        size_vox=size_vox,
+    )
 
 
 def _learn(

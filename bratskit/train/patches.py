@@ -153,7 +153,9 @@ def stack_patches(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]],
 ) -> tuple[Float[Tensor, "b c i j k"], Int[Tensor, "b i j k"]]:
     """Make one batch of what `read_patch` gave: image float32, labels int64."""
-    image = np.stack([image for image, _ in pairs]).astype(np.float32, copy=False)
+    images = [image for image, _ in pairs]
+    image = np.stack(images) if len(images) > 1 else images[0][None]
+    image = image.astype(np.float32, copy=False)
     labels = np.stack([labels for _, labels in pairs]).astype(np.int64)
     return torch.from_numpy(image), torch.from_numpy(labels)
 

@@ -19,6 +19,7 @@ from bratskit.runtime import pick_device, pick_precision
 from bratskit.settings import Recipe
 from bratskit.train.losses import make_loss
 from bratskit.train.memory import count_parameters, kept_states, predict_step_bytes
+from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.step import Learner
 
 __all__ = ["Preflight", "keep_bytes", "preflight"]
@@ -50,9 +51,11 @@ class Preflight:
         ram_free_gb: What this machine has free now, and the memory of this process.
         store_gb: Prepared cases on disk in each form; what it weighs, where it was prepared.
         run_gb: Run folder: checkpoints, with the one being written, and figures.
-        disk_free_gb: Where the run, or the store, will be.
+        disk_free_gb: Where the run will be; where the store is, if no run folder was named.
         step_s: One optimiser step.
-        hours: All epochs, validations included.
+        hours: All epochs, validations included, but not the phantoms made on the way.
+        phantom_hours: Making those, beside it: a GPU waits for the longer of both, a CPU for nearly
+            the sum. 0 where none are made on the way.
         largest_patch_vox: Largest cube that fits, batch as in the recipe; None where none does.
         largest_batch: Most patches that fit at once; 0 where none does.
     """
@@ -69,6 +72,7 @@ class Preflight:
     disk_free_gb: float
     step_s: float
     hours: float
+    phantom_hours: float
     largest_patch_vox: Triple | None
     largest_batch: int
 
@@ -96,6 +100,10 @@ class Preflight:
             ("disk, run folder", self.run_gb, "GB", f"{self.disk_free_gb:.1f} GB free"),
             ("time, all epochs", self.hours, "h", f"{self.step_s:.2f} s a step"),
         )  # fmt: skip
+        if self.phantom_hours:
+            rows += (
+                ("time, phantoms made beside it", self.phantom_hours, "h", "not in the above"),
+            )
         lines = [f"recipe {self.recipe}: {'fits' if self.fits else 'DOES NOT FIT'}"]
         lines += [f"  {name:<34} {value:8.2f} {unit:<3} {note}" for name, value, unit, note in rows]
         lines += [f"  {'disk, prepared cases':<34} {store or 'none':>8} GB"]
@@ -109,6 +117,7 @@ def preflight(
     recipe: Recipe,
     *,
     prepared_dir: Path | str | None = None,
+    run_dir: Path | str | None = None,
     n_cases: int | None = None,
     device: torch.device | None = None,
     measure_time: bool = True,
@@ -117,15 +126,19 @@ def preflight(
 
     Memory is counted, not guessed: see `predict_step_bytes`. On a CPU the process takes what it
     has now beside it, and what the allocator keeps. Time comes of three steps on a patch of at most
-    64^3 voxels, scaled by voxels, as patches are learned from; phantoms made on the way, which a
-    slow CPU waits for, are not timed.
+    64^3 voxels, scaled by voxels, as patches are learned from, and of one phantom, where they are
+    made on the way.
 
     Args:
         recipe: Every setting.
         prepared_dir: Store that `prepare_cohort` filled, measured; None estimates one.
+        run_dir: Where the run will be, on whose disk the room is looked up; it is not made.
         n_cases: Patients, where nothing is prepared yet; None counts those of the store.
         device: Where to compute; None chooses.
         measure_time: Whether to take the timed steps; without them hours are NaN.
+
+    Raises:
+        FileNotFoundError: `prepared_dir` holds no prepared case.
 
     Examples:
         >>> from bratskit.settings import get_recipe
@@ -137,6 +150,12 @@ def preflight(
     precision = pick_precision(device, recipe.training.precision)
     held = _process_bytes()
     ids = list_prepared(Path(prepared_dir)) if prepared_dir else []
+    if prepared_dir and not ids:
+        msg = (
+            f"prepared_dir must hold prepared cases; got {prepared_dir}. Make them with "
+            f"`bratskit prepare DATA {prepared_dir}`, or give n_cases instead."
+        )
+        raise FileNotFoundError(msg)
     step = predict_step_bytes(recipe, precision=precision)
     on_cpu = device.type == "cpu"
     ram_free = _free_ram_bytes()
@@ -156,9 +175,10 @@ def preflight(
         ram_free_gb=(ram_free + held) / 1e9,
         store_gb=_store_gb(Path(prepared_dir), ids) if ids else _estimate_gb(recipe, n_known),
         run_gb=_run_bytes(recipe) / 1e9,
-        disk_free_gb=shutil.disk_usage(_existing(prepared_dir)).free / 1e9,
+        disk_free_gb=shutil.disk_usage(_existing(run_dir or prepared_dir)).free / 1e9,
         step_s=seconds,
         hours=(total_s + _validation_s(recipe, forward, n_known)) / 3600,
+        phantom_hours=_phantoms_s(recipe, device, measure=measure_time) / 3600,
         largest_patch_vox=patch,
         largest_batch=batch,
     )
@@ -170,19 +190,20 @@ def keep_bytes(step_bytes: float) -> float:
 
 
 def _largest(recipe: Recipe, precision: str, room: float) -> tuple[Triple | None, int]:
-    """Find the largest cube and the largest batch by bisection: memory grows with both."""
+    """Find the largest cube by bisection, and the largest batch: each patch adds as much."""
     multiple = recipe.network.multiple_vox
 
     def patch_fits(at: int) -> bool:
         patch = ((at + 1) * multiple,) * 3  # of one voxel in the bottleneck no norm is made
         return predict_step_bytes(recipe, precision=precision, patch_vox=patch) <= room
 
-    def batch_fits(at: int) -> bool:
-        return predict_step_bytes(recipe, precision=precision, batch=at) <= room
-
     found = _last_that_fits(patch_fits, WIDEST // multiple - 1)
     side = multiple * (found + 1)
-    return (side, side, side) if found else None, _last_that_fits(batch_fits, MOST)
+    one, two, three = (
+        predict_step_bytes(recipe, precision=precision, batch=at) for at in (1, 2, 3)
+    )
+    batch = 2 + math.floor((room - two) / (three - two)) if two <= room else int(one <= room)
+    return (side, side, side) if found else None, min(batch, MOST)
 
 
 def _last_that_fits(fits: Callable[[int], bool], most: int) -> int:
@@ -213,7 +234,10 @@ def _time_step(recipe: Recipe, device: torch.device) -> tuple[float, float]:
     small = dataclasses.replace(training, patch_vox=patch, batch=1, accumulate=1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         network = build_network(
-            recipe.network, in_channels=len(recipe.modalities), out_channels=recipe.out_channels
+            recipe.network,
+            in_channels=len(recipe.modalities),
+            out_channels=recipe.out_channels,
+            size_vox=patch,
         ).train()
         learner = Learner(network, small, device=device, loss=make_loss(recipe))
         image = torch.randn(1, len(recipe.modalities), *patch)
@@ -242,6 +266,22 @@ def _validation_s(recipe: Recipe, voxel_s: float, n_cases: int) -> float:
     times = math.ceil(training.epochs / training.validate_every)
     again = (1 - inference.overlap) ** -3 if inference.mode == "window" else 1.0
     return times * round(n_cases / 6) * _prepared_vox(recipe) * again * voxel_s
+
+
+def _phantoms_s(recipe: Recipe, device: torch.device, *, measure: bool) -> float:
+    """Make one phantom of the stream, and estimate how long all of them take, one after another."""
+    training = recipe.training
+    if not training.phantom_share:
+        return 0.0
+    if not measure:
+        return math.nan
+    one = dataclasses.replace(training, phantom_pool=1)
+    stream = PhantomStream(dataclasses.replace(recipe, training=one), device=device)
+    seconds = _seconds(lambda: stream.cut(0), device)
+    stream.close()
+    patches = training.epochs * training.steps_per_epoch * training.batch * training.accumulate
+    reused = patches * training.phantom_share / training.phantom_reuse
+    return seconds * (training.phantom_pool + reused)
 
 
 def _prepared_vox(recipe: Recipe) -> float:

@@ -2,11 +2,13 @@
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from bratskit.cases import Split, patient_of
 from bratskit.cases.phantoms import GENERATOR
@@ -19,9 +21,29 @@ from bratskit.train.patches import PatchSampler
 from bratskit.train.step import Learner
 from bratskit.train.track import History
 
-__all__ = ["begin_from", "make_card", "refuse_other_settings", "restore", "save_last"]
+__all__ = [
+    "begin_from",
+    "determinism_restored",
+    "load_last",
+    "make_card",
+    "refuse_other_settings",
+    "restore",
+    "save_last",
+]
 
+METRICS = {"dice_mean": "mean Dice of WT, TC, ET"}
 HISTORY_BYTES = 1e6  # a thousand rows take a fifth of it
+
+
+@contextmanager
+def determinism_restored(wanted: bool) -> Iterator[None]:
+    """Restore torch's setting afterwards, so that one deterministic run binds no later one."""
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        if wanted:
+            torch.use_deterministic_algorithms(before)
 
 
 def save_last(
@@ -33,6 +55,8 @@ def save_last(
     recipe: Recipe,
     card: Mapping[str, object],
     deterministic: bool,
+    has_transform: bool = False,
+    others: Sequence[Tensor] = (),
 ) -> None:
     """Write `last.pt`, then the history it contains: a kill between them loses nothing.
 
@@ -45,6 +69,8 @@ def save_last(
         **_generators(learner),
         "history": json.dumps(history),
         "deterministic": deterministic,
+        "transform": has_transform,
+        "others_rng": list(others),  # generators of further processes
     }
     save_checkpoint(run.last, network=learner.network, recipe=recipe, card=card, training=training)
     _save_history(history, run)
@@ -64,12 +90,32 @@ def restore(
     sampler.load_state_dict(training["sampler"])
     _set_generators(training, learner)
     history = History(json.loads(training["history"]))
-    _save_history(history, run)
+    if learner.team.is_first:
+        _save_history(history, run)
     return history
 
 
+def load_last(run: RunFolder) -> Checkpoint:
+    """Read `last.pt`.
+
+    Raises:
+        ValueError: It is damaged; says how to begin anew.
+    """
+    try:
+        return load_checkpoint(run.last)
+    except ValueError as error:
+        msg = f"{error} To throw this run away and begin anew: --no-resume (resume=False)."
+        raise ValueError(msg) from error
+
+
 def refuse_other_settings(
-    last: Checkpoint, run: RunFolder, *, recipe: Recipe, split: Split, deterministic: bool
+    last: Checkpoint,
+    run: RunFolder,
+    *,
+    recipe: Recipe,
+    split: Split,
+    deterministic: bool,
+    has_transform: bool = False,
 ) -> None:
     """Refuse to go on with a run under settings it was not begun with.
 
@@ -92,6 +138,12 @@ def refuse_other_settings(
         "split.train": sorted(split.train),
         "split.validation": sorted(split.validation),
     }
+    if "transform" in last.training:  # not in runs of before it was kept
+        names = {True: "given to train", False: "left out"}
+        begun["transform"], asked["transform"] = (
+            names[last.training["transform"]],
+            names[has_transform],
+        )
     if recipe.training.phantom_share:  # runs from before the card named it go on
         begun["generator"], asked["generator"] = last.card.get("generator", GENERATOR), GENERATOR
     for name, value in asked.items():
@@ -153,13 +205,14 @@ def make_card(recipe: Recipe, split: Split, start: Checkpoint | None) -> dict[st
     """
     before = start.card if start else {}
     learned = split.train if recipe.training.phantom_share < 1 else ()
+    chosen = recipe.training.select_by
     seen = {*learned, *before.get("trained_on", ())}
     return {
         "trained_on": sorted(seen),
         "selected_on": sorted(split.validation),
         "split_train": sorted(split.train),
         "started_from": start.checksum if start else None,
-        "metric": "mean Dice of WT, TC, ET on the prepared grid of the validation cases",
+        "metric": f"{METRICS.get(chosen, chosen)} on the prepared grid of the validation cases",
         "recipe_name": recipe.name,
         "generator": GENERATOR if recipe.training.phantom_share else None,
     }

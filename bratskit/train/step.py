@@ -16,7 +16,7 @@ from bratskit.train.blame import (
     find_bad_gradient,
     find_first_bad_layer,
 )
-from bratskit.train.fallback import Fallback, is_out_of_memory
+from bratskit.train.fallback import Fallback, first_line, is_out_of_memory
 from bratskit.train.losses import Loss, dice_ce_loss
 from bratskit.train.optimise import (
     clip_gradients,
@@ -24,6 +24,7 @@ from bratskit.train.optimise import (
     learning_rate,
     make_optimiser,
 )
+from bratskit.train.parallel import Team
 
 __all__ = ["Learner"]
 
@@ -45,6 +46,7 @@ class Learner:
         settings: How weights are learned.
         device: Where the network runs.
         loss: What is minimised, from `make_loss`.
+        team: Processes that learn together, this one by `settings`; None learns alone.
     """
 
     def __init__(
@@ -54,10 +56,12 @@ class Learner:
         *,
         device: torch.device,
         loss: Loss = dice_ce_loss,
+        team: Team | None = None,
     ) -> None:
         self.network = network.to(device, memory_format=torch.channels_last_3d)
         self.settings = settings
         self.loss = loss
+        self.team = team or Team()
         self.device = device
         self.precision = pick_precision(device, settings.precision)
         self.optimiser = make_optimiser(self.network, settings)
@@ -87,7 +91,8 @@ class Learner:
     def step(self, batches: Iterable[Batch], *, name: str = "", ids: Sequence[str] = ()) -> float:
         """Average the gradients of `settings.accumulate` batches and move the weights once.
 
-        Where memory ends, the step begins again with fewer patches at once; see `Fallback`.
+        Where memory ends, the step begins again with fewer patches at once; see `Fallback`. For
+        that its batches are all kept where they are until the weights have moved.
 
         Args:
             batches: Pairs of image `(B, C, I, J, K)` and labels `(B, I, J, K)`, all of one size.
@@ -99,7 +104,8 @@ class Learner:
 
         Raises:
             NotFiniteError: A loss or the gradient is NaN or infinite. The weights are as they were.
-            torch.OutOfMemoryError: Memory does not hold one patch. The weights are as they were.
+            torch.OutOfMemoryError: Memory does not hold one patch, and the weights are as they
+                were; or not what the optimiser keeps.
         """
         self._set_learning_rate()
         buffers = [buffer.clone() for buffer in self.network.buffers()]
@@ -122,8 +128,7 @@ class Learner:
                 if said is not None:  # here, where no traceback holds activations any more
                     self._start_again(said, buffers)
                     total, todo = 0.0, [*seen]
-        self._update(f"{name}, cases {', '.join(sorted(set(ids)))}" if ids else name)
-        return total
+        return self._move(total, f"{name}, cases {', '.join(sorted(set(ids)))}" if ids else name)
 
     def state_dict(self) -> dict[str, object]:
         """Return all but the weights, as plain values and tensors."""
@@ -181,6 +186,23 @@ class Learner:
         enabled = self.precision in HALF
         dtype = HALF.get(self.precision, torch.bfloat16)
         return torch.autocast(self.device.type, dtype=dtype, enabled=enabled)
+
+    def _move(self, loss: float, name: str) -> float:
+        """Average over the processes, update, and say what would help where memory ends there."""
+        try:
+            loss = self.team.average(self.network, loss)
+            self._update(name)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            msg = (
+                "memory must hold what the optimiser keeps of each weight; it ran out at step "
+                f"{self.step_number + 1} ({first_line(str(error))}). Free the device, or begin a "
+                "run with smaller network.channels or training.optimiser='sgd'. "
+                "The last checkpoint was kept."
+            )
+            raise torch.OutOfMemoryError(msg) from error
+        return loss
 
     def _update(self, name: str) -> None:
         self.scaler.unscale_(self.optimiser)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bratskit.labels import REGIONS
 from bratskit.runtime import write_atomically
 from bratskit.settings import TrainingSettings
 
-__all__ = ["History", "find_best", "refuse_unmeasured", "stopped_early"]
+__all__ = ["History", "describe_last", "find_best", "refuse_unmeasured", "stopped_early"]
 
 SMALLER_IS_BETTER = ("loss", "hd95")  # how names of such metrics begin
 
@@ -22,7 +23,7 @@ class History(list[Row]):
 
     Rows carry `dice_WT`, `dice_TC`, `dice_ET` and `dice_mean` (None between validations) and
     `dice_grid`, which names the voxel grid they were measured on. `fallback` says what was
-    changed where memory ran out.
+    changed where memory ran out, and `not_validated` why an epoch that was due has no Dice.
     """
 
     @classmethod
@@ -48,6 +49,24 @@ class History(list[Row]):
         """
         values = [row.get(name) for row in self]
         return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def describe_last(history: History, *, epochs: int, minutes: float) -> str:
+    """Say in one line how the latest epoch went and how long the others will take.
+
+    Args:
+        history: At least one row.
+        epochs: How many there will be.
+        minutes: Length of the session so far.
+    """
+    row, scores = history[-1], ""
+    left = np.mean(history.column("seconds")) * (epochs - row["epoch"]) / 60
+    if row["dice_mean"] is not None:
+        scores = " dice " + " ".join(f"{name} {row[f'dice_{name}']:.3f}" for name in REGIONS)
+    return (
+        f"epoch {row['epoch']}/{epochs} loss {row['loss']:.4f}{scores} "
+        f"{minutes:.1f} min, about {left:.1f} min left"
+    )
 
 
 def find_best(history: History, select_by: str) -> Row | None:

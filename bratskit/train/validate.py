@@ -1,10 +1,12 @@
 """Score a network on whole validation cases with the real predictor and the real judge."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bratskit.evaluate import dice
@@ -15,6 +17,8 @@ from bratskit.settings import Recipe
 
 __all__ = ["validate"]
 
+OnCase: TypeAlias = Callable[[Prepared, NDArray[np.uint8]], None]
+
 GRID = "prepared"  # where validation measures; native-grid scores are notebook 04's job
 
 
@@ -24,6 +28,7 @@ def validate(
     recipe: Recipe,
     *,
     device: torch.device,
+    on_case: OnCase | None = None,
 ) -> dict[str, float | str | None]:
     """Average Dice over whole cases on the prepared grid, quick enough to do between epochs.
 
@@ -35,13 +40,14 @@ def validate(
         prepared: Validation cases with labels; none gives None for every score.
         recipe: How to predict.
         device: Where the network runs.
+        on_case: Called with each case and its predicted labels, for pictures.
 
     Returns:
         `dice_WT`, `dice_TC`, `dice_ET`, `dice_mean` over cases and regions, and `dice_grid`.
     """
     was_training = network.training
     network.eval()
-    rows = [_score(network, item, recipe, device) for item in prepared]
+    rows = [_score(network, item, recipe, device, on_case) for item in prepared]
     network.train(was_training)
     means = np.mean(rows, axis=0) if rows else [None] * len(REGIONS)
     scores = {
@@ -52,12 +58,18 @@ def validate(
 
 
 def _score(
-    network: nn.Module, prepared: Prepared, recipe: Recipe, device: torch.device
+    network: nn.Module,
+    prepared: Prepared,
+    recipe: Recipe,
+    device: torch.device,
+    on_case: OnCase | None,
 ) -> list[float]:
     probs = predict_prepared(network, prepared, recipe, device=device)
     pred = np.where(prepared.mask, decide(probs, targets=recipe.targets), 0).astype(np.uint8)
     smallest_vox = _prepared_vox(recipe.inference.smallest_component_vox, prepared.geometry)
     pred = remove_small_components(pred, smallest_vox)
+    if on_case:
+        on_case(prepared, pred)
     truth = np.asarray(prepared.labels)
     return [
         dice(np.isin(pred, labels), np.isin(truth, labels), when_both_empty="one")

@@ -9,12 +9,16 @@ from bratskit.visualize.gallery import Tile, draw_gallery, make_tile
 from bratskit.visualize.growth import draw_growth
 from bratskit.visualize.knobs import PhantomKnobs
 from bratskit.visualize.likeness import draw_likeness
+from bratskit.visualize.live import LiveCurves
 from bratskit.visualize.report import pick_cases, write_report
 from bratskit.visualize.slices import error_map
+from bratskit.visualize.trials import draw_trials
+from bratskit.visualize.variants import draw_variants, patch_scan
 from bratskit.visualize.viewer import SliceViewer
 from bratskit.visualize.voxels import coarsen, draw_voxels
 
 __all__ = [
+    "LiveCurves",
     "PhantomKnobs",
     "Picture",
     "SliceViewer",
@@ -30,9 +34,12 @@ __all__ = [
     "draw_overlay",
     "draw_scores",
     "draw_slices",
+    "draw_trials",
+    "draw_variants",
     "draw_voxels",
     "error_map",
     "make_tile",
+    "patch_scan",
     "pick_cases",
     "write_flythrough",
     "write_report",

@@ -19,6 +19,7 @@ from bratskit.visualize.frame import (
 from bratskit.visualize.slices import (
     CONVENTIONS,
     ERROR_COLOURS,
+    MODALITY_NAMES,
     Axis,
     Convention,
     Plane,
@@ -43,8 +44,9 @@ def draw_modalities(
     index: int | None = None,
     opacity: float = 0.45,
     convention: Convention = "radiological",
+    modalities: Sequence[str] = MODALITIES,
 ) -> Figure:
-    """Draw the four modalities of one slice beside each other.
+    """Draw the modalities of one slice beside each other.
 
     Args:
         scan: The patient, native grid.
@@ -53,9 +55,10 @@ def draw_modalities(
         index: Slice number; None takes the slice with the most tumour.
         opacity: Of the labels, 0 to 1.
         convention: Which side of the picture is the patient's left.
+        modalities: Those shown.
 
     Returns:
-        A figure of four panels. A scan without tumour is shown at the middle of the brain.
+        A figure of a panel each. A scan without tumour is shown at the middle of the brain.
 
     Raises:
         ValueError: The labels are not on the grid of the scan, or a choice is unknown.
@@ -63,11 +66,11 @@ def draw_modalities(
     if labels is not None:
         check_on_grid(labels, scan, name="labels")
     plane = make_plane(scan, axis, index, labels=labels, convention=convention)
-    figure, axes = make_panels(1, [plane] * len(MODALITIES), width_in=8.8)
+    figure, axes = make_panels(1, [plane] * len(modalities), width_in=2.2 * len(modalities))
     codes = None if labels is None else plane.cut(labels)
-    for ax, modality in zip(axes.flat, MODALITIES, strict=True):
+    for ax, modality in zip(axes.flat, modalities, strict=True):
         grey, window = _grey(scan, plane, modality)
-        title = f"{_NAMES[modality]}  window {_range(window)}"
+        title = f"{MODALITY_NAMES[modality]}  window {_range(window)}"
         draw_panel(ax, plane, paint(grey, codes, opacity=opacity), title=title)
     title_figure(figure, *_heading(scan, plane), label_handles() if labels is not None else ())
     return figure
@@ -109,7 +112,7 @@ def draw_overlay(
                    height_mm=height_mm)  # fmt: skip
         painted = paint(grey, plane.cut(labels), opacity=opacity)
         draw_panel(axes[1, column], plane, painted, is_annotated=False, height_mm=height_mm)
-    note = f"{_NAMES[modality]}, window {_range(window)}  ·  {CONVENTIONS[convention]}"
+    note = f"{MODALITY_NAMES[modality]}, window {_range(window)}  ·  {CONVENTIONS[convention]}"
     title_figure(figure, scan.id, note, label_handles())
     return figure
 
@@ -159,7 +162,7 @@ def draw_slices(
             draw_panel(axes[row, column], plane, panels[name], title=title, is_annotated=row == 0)
     for row, name in enumerate(rows):
         axes[row, 0].set_ylabel(name, fontsize=8)
-    note = f"{_NAMES[modality]}, window {_range(window)}  ·  {CONVENTIONS[convention]}"
+    note = f"{MODALITY_NAMES[modality]}, window {_range(window)}  ·  {CONVENTIONS[convention]}"
     handles = label_handles() + (error_handles() if truth is not None else [])
     title_figure(figure, scan.id, note, handles)
     return figure
@@ -200,7 +203,7 @@ def draw_comparison(
         panels["flair"] = panels["image"]
         panels["t1ce"] = paint(_grey(scan, plane, "t1ce")[0])
         for column, name in enumerate(columns):
-            title = _NAMES.get(name, name) if row == 0 else ""
+            title = MODALITY_NAMES.get(name, name) if row == 0 else ""
             draw_panel(axes[row, column], plane, panels[name], title=title,
                        is_annotated=column == 0, height_mm=height_mm)  # fmt: skip
         lines = [scan.id, plane.caption, *([notes[row]] if notes else [])]
@@ -257,6 +260,3 @@ def _check_pairs(pairs: Sequence[tuple[Scan, NDArray]]) -> None:
             msg = f"scan {scan.id} must carry labels; got none. Use draw_slices for it instead."
             raise ValueError(msg)
         check_on_grid(pred, scan, name="pred")
-
-
-_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}

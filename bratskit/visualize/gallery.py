@@ -12,6 +12,7 @@ from bratskit.visualize.picture import BRIGHT, FAINT, Palette, encode_png, stamp
 from bratskit.visualize.slices import (
     CONVENTIONS,
     LABEL_COLOURS,
+    MODALITY_NAMES,
     Axis,
     Plane,
     brain_box,
@@ -26,7 +27,6 @@ __all__ = ["Tile", "draw_gallery", "make_tile"]
 PANEL_MM = (180, 146)  # height and width of a panel: room for the largest BraTS brains
 _CAPTION_PX, _HEAD_PX, _GAP_PX = 17, 46, 14
 _SCALE_MM = 50
-_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 _PALETTE = Palette(n_grey=64, opacity=0.5)
 
 
@@ -161,7 +161,9 @@ def _head(
         head[6:17, column : column + 11] = _PALETTE.first_outline + number
         column += 16 + stamp(head, _PALETTE, label_name(code), (column + 15, 12)) + 14
     for block in range(n_across):
-        for number, name in enumerate([*(_NAMES[m] for m in MODALITIES), "mask over FLAIR"]):
+        for number, name in enumerate(
+            [*(MODALITY_NAMES[m] for m in MODALITIES), "mask over FLAIR"]
+        ):
             middle = block * (block_px + _GAP_PX) + number * panel_px + panel_px // 2
             stamp(head, _PALETTE, name, (middle, 35), anchor="mm", size_px=13)
     return head

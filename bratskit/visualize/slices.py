@@ -16,6 +16,7 @@ __all__ = [
     "ERRORS",
     "ERROR_COLOURS",
     "LABEL_COLOURS",
+    "MODALITY_NAMES",
     "Axis",
     "Convention",
     "Plane",
@@ -38,6 +39,7 @@ CONVENTIONS = {
     "radiological": "radiological: patient left on the right",
     "neurological": "neurological: patient left on the left",
 }
+MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1", "t1ce": "T1ce", "t2": "T2"}
 # Okabe and Ito (2008), "Color universal design": told apart with every common colour vision.
 LABEL_COLOURS: dict[int, Rgb] = {1: (213, 94, 0), 2: (86, 180, 233), 3: (240, 228, 66)}
 ERRORS = {1: "right", 2: "missed", 3: "false", 4: "wrong tissue"}

@@ -1,0 +1,176 @@
+"""Define the words each command of the shell understands; it runs none of them."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import bratskit
+from bratskit.jobs.folders import DEFAULT_RECIPE
+from bratskit.labels import SCHEMAS
+from bratskit.settings import RECIPES
+
+__all__ = ["BAD_INPUT", "CONVENTIONS", "make_parser"]
+
+BAD_INPUT = 2
+CONVENTIONS = {"brats": ("brats",), "nan-dropped": ("nan",), "all": ("brats", "nan")}
+
+Add = Callable[..., argparse.ArgumentParser]  # makes the parser of one more command
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuse bad arguments in one line, as bad data is refused."""
+
+    def error(self, message: str) -> NoReturn:
+        sys.stderr.write(f"{self.prog}: {message} (see `{self.prog} --help`)\n")
+        raise SystemExit(BAD_INPUT)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all commands; `command` of what it parses is the name of the one."""
+    parser = _Parser(prog="bratskit", description=bratskit.__doc__)
+    parser.add_argument("--version", action="version", version=f"bratskit {bratskit.__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for describe in (
+        _demo, _check, _phantom, _prepare, _split, _train, _predict, _evaluate, _report
+    ):  # fmt: skip
+        describe(commands.add_parser)
+    return parser
+
+
+def _demo(add: Add) -> None:
+    demo = _command(add, "demo", "Run notebooks 01-05 and show scores and report.")
+    demo.add_argument("--data", metavar="DIR", type=Path, help="cases, or auto; else phantoms")
+    demo.add_argument("--edition", metavar="NAME", choices=SCHEMAS, help="edition of all masks")
+    demo.add_argument("--out", metavar="DIR", type=Path, help="run folder; runs/demo or runs/real")
+    _recipe(demo, None, "tiny for phantoms, laptop for real cases")
+
+
+def _check(add: Add) -> None:
+    check = _command(add, "check", "Look folders of cases over; exit 1 on problems.")
+    check.add_argument("dirs", metavar="DIR", type=Path, nargs="+")
+    check.add_argument("--json", action="store_true", help="findings as JSON on stdout")
+    check.add_argument("--all", action="store_true", help="every line, also where many are alike")
+    check.add_argument("--workers", metavar="N", type=int, help="threads; one a core, at most 8")
+    check.add_argument(
+        "--journal", metavar="FILE", default="auto", help="where to go on; auto (cache) or none"
+    )
+    _editions(check)
+
+
+def _phantom(add: Add) -> None:
+    phantom = _command(add, "phantom", "Make phantoms with exact truth.", "OUT")
+    phantom.add_argument("--cases", metavar="N", type=int, required=True)
+    phantom.add_argument("--seed", metavar="S", type=int, default=0, help="0 to 19999")
+    phantom.add_argument("--spacing", metavar="MM", type=float, nargs=3, default=(1.0, 1.0, 1.0))
+    phantom.add_argument("--workers", metavar="N", type=int, help="processes; one a core")
+    phantom.add_argument(
+        "--without",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="leave an effect out, for example mimics; may be given again",
+    )
+    phantom.add_argument("--level-sets", action="store_true", help="also write <id>_truth.npz")
+    _edition(phantom, "edition to write the masks in")
+
+
+def _prepare(add: Add) -> None:
+    prepare = _command(add, "prepare", "Turn cases into arrays for training.", "DIR", "OUT")
+    prepare.add_argument("--workers", metavar="N", type=int)
+    prepare.add_argument(
+        "--form",
+        choices=("auto", "fast", "compact"),
+        default="auto",
+        help="how cases are stored; auto: fast where all fit, else compact, a sixth of the size",
+    )
+    prepare.add_argument("--budget-gb", metavar="GB", type=float, help="of OUT; the free space")
+    _recipe(prepare, DEFAULT_RECIPE, f"default {DEFAULT_RECIPE}")
+    _changes(prepare)
+    _edition(prepare, "edition of the masks")
+
+
+def _split(add: Add) -> None:
+    split = _command(add, "split", "Draw cases into parts by patient, across editions.")
+    split.add_argument("dirs", metavar="DIR", type=Path, nargs="+")
+    split.add_argument("out", metavar="OUT.json", type=Path)
+    split.add_argument("--folds", metavar="K", type=int, help="K folds beside a test part")
+    split.add_argument("--seed", metavar="S", type=int, default=0)
+    _editions(split)
+
+
+def _train(add: Add) -> None:
+    train = _command(add, "train", "Train, going on where an earlier call stopped.", "PREPARED")
+    train.add_argument("out", metavar="RUN", type=Path)
+    train.add_argument("--split", metavar="FILE", type=Path, help="from `bratskit split`")
+    train.add_argument("--fold", metavar="I", type=int, help="which of its folds, from 0")
+    train.add_argument("--max-minutes", metavar="M", type=float, help="length of this session")
+    train.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        help="insist on a checkpoint to go on from; --no-resume throws an earlier one away",
+    )
+    train.add_argument(
+        "--deterministic", action="store_true", help="repeat to the bit; slower on a GPU"
+    )
+    train.add_argument(
+        "--track", choices=("wandb", "tensorboard"), action="append", default=[], help="tell it too"
+    )
+    train.add_argument(
+        "--preflight", action="store_true", help="only say what it will take; exit 1: does not fit"
+    )
+    _recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")
+    _changes(train)
+
+
+def _predict(add: Add) -> None:
+    predict = _command(add, "predict", "Write a mask for every case.", "DIR", "OUT")
+    predict.add_argument("--model", metavar="PATH", type=Path, help="default: the shipped network")
+    _edition(predict, "edition to write the masks in")
+
+
+def _evaluate(add: Add) -> None:
+    evaluate = _command(add, "evaluate", "Score masks against masks.", "PRED", "TRUTH")
+    evaluate.add_argument("--out", metavar="CSV", type=Path, help="also write the rows here")
+    evaluate.add_argument("--convention", choices=CONVENTIONS, default="brats")
+    _edition(evaluate, "edition of both folders")
+
+
+def _report(add: Add) -> None:
+    report = _command(add, "report", "Write one HTML page about a run.")
+    report.add_argument("dir", metavar="RUN", type=Path)
+
+
+def _command(add: Add, name: str, text: str, *folders: str) -> argparse.ArgumentParser:
+    added = add(name, help=text, description=text)
+    for folder in folders:
+        added.add_argument(folder.lower(), metavar=folder, type=Path)
+    return added
+
+
+def _recipe(added: argparse.ArgumentParser, default: str | None, text: str) -> None:
+    help_text = f"{text}; one of {', '.join(RECIPES)}"
+    added.add_argument("--recipe", metavar="NAME", default=default, help=help_text)
+
+
+def _changes(added: argparse.ArgumentParser) -> None:
+    added.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        dest="changes",
+        action="append",
+        default=[],
+        help="one setting of the recipe, as training.ema_decay=0.99; may be given again",
+    )
+
+
+def _edition(added: argparse.ArgumentParser, text: str) -> None:
+    added.add_argument(
+        "--edition", metavar="NAME", default="brats2017-2021", choices=SCHEMAS, help=text
+    )
+
+
+def _editions(added: argparse.ArgumentParser) -> None:
+    text = "edition of the masks; again for each further DIR where they differ"
+    added.add_argument("--edition", metavar="NAME", action="append", choices=SCHEMAS, help=text)
