@@ -1,7 +1,7 @@
 """The rows of the phantom benchmark: who learns from whom, in which budget, judged on whom."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -65,8 +65,30 @@ class Row:
             "tested": sorted(self.tested),
             "recipe": None if self.recipe is None else self.recipe.to_dict(),
         }
-        values["generator"] = GENERATOR
+        if self.needs_phantoms:
+            values["generator"] = GENERATOR
         return json.loads(json.dumps(values))
+
+    @property
+    def needs_phantoms(self) -> bool:
+        """Whether another generator gives another result."""
+        if self.recipe is None:
+            return self.name == "threshold"
+        return self.recipe.training.phantom_share > 0
+
+    def fits(self, found: Mapping[str, object]) -> bool:
+        """Say whether a stored result was made with today's settings.
+
+        Settings that did not exist when it was made count as what they are by default.
+        """
+        wanted = self.settings()
+        recipe = found.get("recipe")
+        same_recipe = recipe == wanted["recipe"] or (
+            recipe is not None and Recipe.from_dict(recipe) == self.recipe
+        )
+        return same_recipe and all(
+            found.get(key) == value for key, value in wanted.items() if key != "recipe"
+        )
 
 
 def plan_rows(ids: Sequence[str], parts: dict[int, tuple[str, ...]], *, dry: bool) -> list[Row]:

@@ -182,9 +182,7 @@ def state_of(row: Row, work: Path, results: Path) -> str:
     path = results / f"{row.name}.json"
     if path.exists():
         found = json.loads(path.read_text(encoding="utf-8"))
-        wanted = row.settings()
-        is_same = all(found.get(key) == value for key, value in wanted.items())
-        return "done" if is_same else "done with other settings"
+        return "done" if row.fits(found) else "done with other settings"
     history = History.load(work / row.name / "run" / "history.jsonl")
     if history:
         return f"begun, epoch {len(history)} of {row.recipe.training.epochs}"
@@ -225,24 +223,29 @@ def _mean_dice(content: dict) -> dict[str, float]:
 
 
 def write_figure(found: dict[str, dict], held_out: Sequence[str], path: Path) -> None:
-    """Draw Dice on the held-out cases against the number of patients."""
+    """Draw Dice on the held-out cases against the number of patients, of the longer rows if any."""
+    longer = "-longer" if any(name.endswith("-phantoms-longer") for name in found) else ""
     series: dict[str, dict[int, dict[str, Estimate]]] = {
         "real patients alone": {},
         "with phantoms": {},
     }
     for count in DRAWS:
         for label, name in zip(
-            series, (f"scarce-{count}", f"scarce-{count}-phantoms"), strict=True
+            series, (f"scarce-{count}{longer}", f"scarce-{count}-phantoms{longer}"), strict=True
         ):
             if name in found:
                 series[label][count] = estimate(found[name], held_out)
-    if "full" in found:
+    if "full" in found and not longer:  # the same steps
         series["with phantoms"][0] = estimate(found["full"], held_out)
     levels = {}
     if "threshold" in found:
         level = estimate(found["threshold"], held_out)
         levels["FLAIR threshold"] = {region: level[region].mean for region in REGIONS}
-    drawn = [found[name] for name in found if name.startswith("scarce") and "longer" not in name]
+    drawn = [
+        found[name]
+        for name in found
+        if name.startswith("scarce") and name.endswith("-longer") == bool(longer)
+    ]
     steps = {content["steps"] for content in drawn}
     note = (
         f"{'/'.join(map(str, sorted(steps)))} steps each at 2 mm, judged on {len(held_out)} cases"
