@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from bratskit.networks import build_network
+from bratskit.networks import network_of
 from bratskit.runtime import made_by
 from bratskit.settings import RECIPES, Recipe, get_recipe
 from bratskit.train import Learner
@@ -106,12 +106,7 @@ def change(recipe: Recipe, **training: object) -> Recipe:
 
 def take_steps(recipe: Recipe, device: torch.device) -> Learner:
     training = recipe.training
-    network = build_network(
-        recipe.network,
-        in_channels=len(recipe.modalities),
-        out_channels=recipe.out_channels,
-        size_vox=recipe.training.patch_vox,
-    ).train()
+    network = network_of(recipe).train()
     learner = Learner(network, training, device=device, loss=make_loss(recipe))
     for _ in range(2):
         learner.step(batch(recipe, device) for _ in range(training.accumulate))

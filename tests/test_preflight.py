@@ -17,7 +17,7 @@ from torch.profiler import ProfilerActivity, profile
 from training import fill_store, small_recipe
 
 from bratskit.cli import main
-from bratskit.networks import build_network
+from bratskit.networks import network_of
 from bratskit.settings import RECIPES, Recipe, get_recipe
 from bratskit.train import Learner
 from bratskit.train.losses import make_loss
@@ -38,12 +38,7 @@ def measure_step_bytes(recipe: Recipe) -> int:
     size = (training.batch, *training.patch_vox)
     gc.collect()  # what is freed below was made below
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        network = build_network(
-            recipe.network,
-            in_channels=len(recipe.modalities),
-            out_channels=recipe.out_channels,
-            size_vox=recipe.training.patch_vox,
-        ).train()
+        network = network_of(recipe).train()
         learner = Learner(network, training, device=CPU, loss=make_loss(recipe))
         for _ in range(2):
             learner.step(

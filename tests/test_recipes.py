@@ -14,7 +14,7 @@ import torch
 import bratskit.settings
 from bratskit.cases.phantoms import make_cohort
 from bratskit.cli import main
-from bratskit.networks import build_network, load_checkpoint
+from bratskit.networks import load_checkpoint, network_of
 from bratskit.preprocess import list_prepared, open_prepared
 from bratskit.runtime import RunFolder, seed_everything
 from bratskit.settings import RECIPES, NetworkSettings, Recipe, get_recipe, miniature
@@ -162,12 +162,7 @@ def train_from_shell(recipe, data, work, monkeypatch):
     )
     batch = sampler.cut(sampler.draw(recipe.training.batch))
     seed_everything(recipe.seed)
-    untrained = build_network(
-        recipe.network,
-        in_channels=len(recipe.modalities),
-        out_channels=recipe.out_channels,
-        size_vox=recipe.training.patch_vox,
-    )
+    untrained = network_of(recipe)
     trained = load_checkpoint(run.last).network
     return [loss_of(network, batch, recipe) for network in (untrained, trained)]
 

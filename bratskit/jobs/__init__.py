@@ -10,6 +10,7 @@ from bratskit.jobs.status import Status, read_status, status_path
 if TYPE_CHECKING:
     from bratskit.jobs.begin import Run, begin_run
     from bratskit.jobs.structure import check_structure
+    from bratskit.jobs.trials import quick_recipe, run_trials
 
 __all__ = [
     "Run",
@@ -18,16 +19,24 @@ __all__ = [
     "check_parameters",
     "check_structure",
     "find_notebooks",
+    "quick_recipe",
     "read_parameters",
     "read_status",
     "run_notebook",
+    "run_trials",
     "status_path",
 ]
 
 
-# Imported only when asked for: `begin` needs numpy and nibabel, which running a notebook does not,
-# and `structure` is a program of its own too (`python -m bratskit.jobs.structure`).
-_LATER = {"Run": "begin", "begin_run": "begin", "check_structure": "structure"}
+# Imported only when asked for: `begin` needs numpy and nibabel and `trials` torch, which running a
+# notebook does not, and `structure` is a program too (`python -m bratskit.jobs.structure`).
+_LATER = {
+    "Run": "begin",
+    "begin_run": "begin",
+    "check_structure": "structure",
+    "quick_recipe": "trials",
+    "run_trials": "trials",
+}
 
 
 def __getattr__(name: str) -> object:

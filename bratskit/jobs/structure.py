@@ -122,7 +122,7 @@ def _sources(code: list[dict]) -> Iterator[str]:
     importing = functions = checks = 0
     for number, cell in enumerate(code, start=1):
         source = cell["source"]
-        if len(source.splitlines()) > LONGEST_CELL_LINES and not _only_imports(source):
+        if len(source.splitlines()) > LONGEST_CELL_LINES:
             yield f"code cell {number} is longer than {LONGEST_CELL_LINES} lines"
         for words, why in FORBIDDEN.items():
             if words in source:
@@ -138,11 +138,6 @@ def _sources(code: list[dict]) -> Iterator[str]:
         yield f"defines {functions} functions; what is used twice belongs in the package"
     if checks < FEWEST_CHECKS:
         yield f"needs at least {FEWEST_CHECKS} check cells (assert); has {checks}"
-
-
-def _only_imports(source: str) -> bool:
-    """Say whether a cell is the one list of all imports, which is as long as it has to be."""
-    return all(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.parse(source).body)
 
 
 def main(paths: list[str] | None = None) -> int:

@@ -16,7 +16,7 @@ from bratskit.networks.describe import (
     without_data,
 )
 from bratskit.networks.unet import UNet
-from bratskit.networks.zoo import NETWORKS, build_network
+from bratskit.networks.zoo import NETWORKS, build_network, network_of
 
 __all__ = [
     "NETWORKS",
@@ -29,6 +29,7 @@ __all__ = [
     "bytes_at_peak",
     "describe_network",
     "load_checkpoint",
+    "network_of",
     "save_checkpoint",
     "saved_model",
     "without_data",

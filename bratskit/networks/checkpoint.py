@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import bratskit
-from bratskit.networks.zoo import build_network
+from bratskit.networks.zoo import network_of
 from bratskit.preprocess.budget import refuse_full_disk
 from bratskit.runtime import made_by, write_atomically
 from bratskit.settings import TARGET_NAMES, Recipe, Targets
@@ -63,7 +63,7 @@ def save_checkpoint(
 
     Args:
         path: File to write; a kill or a pulled plug at any moment leaves the old one or the new.
-        network: Built by `build_network` from `recipe.network`; may be compiled.
+        network: Built by `network_of` or `build_network` from `recipe`; may be compiled.
         recipe: Settings of the run.
         card: Facts for the user: `trained_on`, `metric` and so on. `modalities`, `targets` and
             `made_by` are filled in where they are missing.
@@ -151,12 +151,7 @@ def load_checkpoint(
         _refuse_other_order(recipe.modalities, tuple(expect_modalities), where=str(path))
     if expect_targets is not None:
         _refuse_other_targets(card["targets"], TARGET_NAMES[expect_targets], where=str(path))
-    network = build_network(
-        recipe.network,
-        in_channels=len(recipe.modalities),
-        out_channels=recipe.out_channels,
-        size_vox=recipe.training.patch_vox,
-    )
+    network = network_of(recipe)
     _fill(network, content["state_dict"], path)
     return Checkpoint(
         network=network.eval(),

@@ -12,9 +12,9 @@ from bratskit.networks.from_monai import (
     build_unetr,
 )
 from bratskit.networks.unet import UNet
-from bratskit.settings import NetworkSettings
+from bratskit.settings import NetworkSettings, Recipe
 
-__all__ = ["NETWORKS", "build_network"]
+__all__ = ["NETWORKS", "build_network", "network_of"]
 
 
 class _Builder(Protocol):
@@ -91,3 +91,18 @@ def build_network(
         msg = f"network name must be one of {sorted(NETWORKS)}; got {settings.name!r}."
         raise ValueError(msg)
     return NETWORKS[settings.name](settings, in_channels, out_channels, size_vox)
+
+
+def network_of(recipe: Recipe, *, size_vox: Sequence[int] | None = None) -> nn.Module:
+    """Build the network of a recipe for its modalities and targets, with random weights.
+
+    Args:
+        recipe: Its network, modalities, targets and patch size count.
+        size_vox: Size of the patches instead of the recipe's; see `build_network`.
+    """
+    return build_network(
+        recipe.network,
+        in_channels=len(recipe.modalities),
+        out_channels=recipe.out_channels,
+        size_vox=size_vox or recipe.training.patch_vox,
+    )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from bratskit.cases import Split
-from bratskit.networks import build_network, save_checkpoint
+from bratskit.networks import network_of, save_checkpoint
 from bratskit.preprocess.budget import FullDiskError, refuse_full_disk
 from bratskit.runtime import RunFolder, SessionClock, pick_device, seed_everything, write_atomically
 from bratskit.settings import Recipe
@@ -126,12 +126,7 @@ class _Session:
         self.tracker = TrackerGroup([FolderTracker()])
         learned_from, self.validation = open_parts(prepared_dir, split, recipe)
         self.sampler = open_sampler(learned_from, recipe, device=device)
-        network = build_network(
-            recipe.network,
-            in_channels=len(recipe.modalities),
-            out_channels=recipe.out_channels,
-            size_vox=recipe.training.patch_vox,
-        )
+        network = network_of(recipe)
         refuse_unmeasured(
             recipe.training,
             validate(network, [], recipe, device=device),

@@ -3,12 +3,13 @@
 import contextlib
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from bratskit.networks import Ledger, build_network, without_data
+from bratskit.networks import Ledger, network_of, without_data
 from bratskit.settings import Recipe
 from bratskit.train.losses import Loss, make_loss
 
@@ -83,11 +84,12 @@ def _without_data(
     with contextlib.ExitStack() as stack:
         # MONAI's Swin UNETR reads numbers while it is built, so that it must have some
         stack.enter_context(torch.random.fork_rng(devices=[]))
-        built = _build(recipe, size_vox) if recipe.network.name == "swin_unetr" else None
+        build = partial(network_of, recipe, size_vox=size_vox)
+        built = build() if recipe.network.name == "swin_unetr" else None
         stack.enter_context(warnings.catch_warnings())
         warnings.simplefilter("ignore")  # of tensors without data; the real step warns itself
         stack.enter_context(FakeTensorMode())
-        network = without_data(built, device="cpu") if built else _build(recipe, size_vox)
+        network = without_data(built, device="cpu") if built else build()
         for module in network.modules():
             for name, item in module.named_parameters(recurse=False):
                 if item.ndim == 5:
@@ -95,15 +97,6 @@ def _without_data(
                     module.register_parameter(name, nn.Parameter(last, item.requires_grad))
         with ledger:
             yield network.train(), ledger
-
-
-def _build(recipe: Recipe, size_vox: Triple) -> nn.Module:
-    return build_network(
-        recipe.network,
-        in_channels=len(recipe.modalities),
-        out_channels=recipe.out_channels,
-        size_vox=size_vox,
-    )
 
 
 def _learn(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bratskit.networks import build_network
+from bratskit.networks import network_of
 from bratskit.preprocess import list_prepared
 from bratskit.preprocess.budget import BRAIN_BOX_ML, FORMS, count_bytes
 from bratskit.preprocess.store import read_receipt
@@ -233,12 +233,7 @@ def _time_step(recipe: Recipe, device: torch.device) -> tuple[float, float]:
     )
     small = dataclasses.replace(training, patch_vox=patch, batch=1, accumulate=1)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        network = build_network(
-            recipe.network,
-            in_channels=len(recipe.modalities),
-            out_channels=recipe.out_channels,
-            size_vox=patch,
-        ).train()
+        network = network_of(recipe, size_vox=patch).train()
         learner = Learner(network, small, device=device, loss=make_loss(recipe))
         image = torch.randn(1, len(recipe.modalities), *patch)
         labels = torch.randint(0, 4, (1, *patch))
