@@ -11,7 +11,7 @@ from test_step import Full
 from training import fill_store, small_recipe, small_split, weight_hash
 
 from bratskit.cli import main
-from bratskit.networks import build_network, load_checkpoint
+from bratskit.networks import load_checkpoint, network_of
 from bratskit.runtime import RunFolder
 from bratskit.settings import Recipe, TrainingSettings
 from bratskit.train import History, Learner, train
@@ -213,7 +213,7 @@ def test_memory_for_no_patch_ends_the_command_in_one_line(store, tmp_path, monke
     go(store, run, recipe_of(batch=1), max_minutes=0, deterministic=False)
     before = run.last.read_bytes()
     monkeypatch.setattr(
-        "bratskit.train.loop.build_network", lambda *a, **k: Full(build_network(*a, **k), holds=0)
+        "bratskit.train.loop.network_of", lambda recipe: Full(network_of(recipe), holds=0)
     )
     monkeypatch.setattr(Full, "load_state_dict", lambda self, w: self.inner.load_state_dict(w))
     capsys.readouterr()
