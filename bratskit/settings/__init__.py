@@ -2,11 +2,12 @@
 
 from bratskit.settings.augmentation import AUGMENTATIONS, AugmentationSettings
 from bratskit.settings.changes import change_recipe
+from bratskit.settings.inference import InferenceSettings
 from bratskit.settings.loss import LOSSES, TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.miniature import miniature
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.recipes import RECIPES, get_recipe
-from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
+from bratskit.settings.stages import GeometrySettings, Recipe
 from bratskit.settings.training import TrainingSettings
 
 __all__ = [

@@ -7,9 +7,10 @@ stated, stands in RECIPES.md beside this file; a test keeps both equal.
 from dataclasses import replace
 
 from bratskit.settings.augmentation import AUGMENTATIONS, AugmentationSettings
+from bratskit.settings.inference import InferenceSettings
 from bratskit.settings.loss import LossSettings
 from bratskit.settings.network import NetworkSettings
-from bratskit.settings.stages import GeometrySettings, InferenceSettings, Recipe
+from bratskit.settings.stages import GeometrySettings, Recipe
 from bratskit.settings.training import TrainingSettings
 
 __all__ = ["OLD_NAMES", "RECIPES", "get_recipe"]

@@ -10,11 +10,12 @@ from typing import Literal
 from bratskit.labels import MODALITIES
 from bratskit.settings.augmentation import AugmentationSettings
 from bratskit.settings.checks import Triple, check, check_types
+from bratskit.settings.inference import InferenceSettings
 from bratskit.settings.loss import TARGET_NAMES, LossSettings, Targets
 from bratskit.settings.network import NetworkSettings
 from bratskit.settings.training import TrainingSettings
 
-__all__ = ["GeometrySettings", "InferenceSettings", "Recipe"]
+__all__ = ["GeometrySettings", "Recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,30 +47,6 @@ class GeometrySettings:
                 value is None or min(value) >= 16,
                 f"{name} must be at least 16 along each axis; got {value}. Try (128, 128, 128).",
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class InferenceSettings:
-    """How a network labels a whole prepared case.
-
-    Attributes:
-        mode: "single" runs the whole brain box at once, "window" slides a window over it.
-        window_vox: Size of the window; ignored by "single".
-        overlap: Share of a window that the next one covers again.
-        weights: How overlapping windows are averaged.
-        smallest_component_vox: Tumour components (26-connected) smaller than this are removed. It
-            counts voxels of the scanner's grid, whatever grid the network works on.
-    """
-
-    mode: Literal["single", "window"] = "single"
-    window_vox: Triple = (128, 128, 128)
-    overlap: float = 0.5
-    weights: Literal["gaussian", "flat"] = "gaussian"
-    smallest_component_vox: int = 0
-
-    def __post_init__(self) -> None:
-        check_types(self, "inference")
-        check(0 <= self.overlap < 1, f"overlap must be in [0, 1); got {self.overlap}. Try 0.5.")
 
 
 @dataclass(frozen=True, kw_only=True)
