@@ -14,7 +14,7 @@ from bratskit.networks import Checkpoint, build_network, load_checkpoint, save_c
 from bratskit.predict import (
     PredictionError,
     edition_of,
-    predict,
+    forms,
     predict_case,
     predict_folder,
     predict_prepared,
@@ -188,11 +188,11 @@ def test_a_training_network_is_lent_and_given_back(case, recipe):
 
 def test_a_box_too_large_for_the_memory_goes_through_in_windows(case, recipe, monkeypatch):
     prepared = prepare_scan(load_scan(case), recipe)
-    monkeypatch.setattr(predict, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(forms, "_free_bytes", lambda device: 1000)
     called = []
-    original = predict.sliding_window
+    original = forms.sliding_window
     monkeypatch.setattr(
-        predict, "sliding_window", lambda *a, **k: called.append(k) or original(*a, **k)
+        forms, "sliding_window", lambda *a, **k: called.append(k) or original(*a, **k)
     )
     predict_prepared(Oracle(), prepared, recipe)
     assert [options["window_vox"] for options in called] == [(8, 8, 8)]

@@ -167,3 +167,15 @@ def test_a_full_overlap_is_refused():
 def test_unknown_weights_are_refused():
     with pytest.raises(ValueError, match="'gaussian' or 'flat'"):
         sliding_window(Pointwise(), torch.zeros(1, 8, 8, 8), window_vox=(4, 4, 4), weights="cone")
+
+
+@pytest.mark.parametrize("targets", ["labels", "regions"])
+def test_temperature_divides_the_logits_by_hand(targets):
+    image = torch.full((1, 8, 8, 8), math.log(3))  # logits of Pointwise: ln 3 and -ln 3
+    options = {"targets": targets, "temperature": 2.0}
+    odds = 3 if targets == "labels" else math.sqrt(3)  # ln 3 - -ln 3, or ln 3, halved
+    for probs in (
+        single_pass(Pointwise(), image, **options),
+        sliding_window(Pointwise(), image, window_vox=(8, 8, 4), **options),
+    ):
+        assert probs[0].flatten().tolist() == pytest.approx([odds / (1 + odds)] * 512)

@@ -22,7 +22,11 @@ SIGMA_SHARE = 1 / 8
 
 
 def single_pass(
-    network: nn.Module, image: Float[Tensor, "c i j k"], *, targets: Targets = "labels"
+    network: nn.Module,
+    image: Float[Tensor, "c i j k"],
+    *,
+    targets: Targets = "labels",
+    temperature: float = 1.0,
 ) -> Float[Tensor, "l i j k"]:
     """Label the whole volume in one forward pass.
 
@@ -34,6 +38,7 @@ def single_pass(
         image: Z-scored intensities `(C, I, J, K)`.
         targets: What the logits answer, `recipe.targets`: "labels" become probabilities by a
             softmax over the channels, "regions" by a sigmoid each.
+        temperature: Logits are divided by it first; above 1 makes the network less sure.
 
     Returns:
         Probabilities `(L, I, J, K)` float32; those of labels sum to 1 over L.
@@ -50,7 +55,7 @@ def single_pass(
         )
         raise ValueError(msg)
     padded = _pad(image, _smallest(network, size))
-    return _crop(_probabilities(network, padded, targets), size)
+    return _crop(_probabilities(network, padded, targets, temperature), size)
 
 
 def sliding_window(
@@ -61,6 +66,7 @@ def sliding_window(
     overlap: float = 0.5,
     weights: Literal["gaussian", "flat"] = "gaussian",
     targets: Targets = "labels",
+    temperature: float = 1.0,
 ) -> Float[Tensor, "l i j k"]:
     """Label the volume window by window and average where windows overlap.
 
@@ -77,6 +83,7 @@ def sliding_window(
         weights: "gaussian" trusts the middle of a window, where the network saw most context;
             "flat" trusts all of it alike.
         targets: What the logits answer, as for `single_pass`.
+        temperature: Logits are divided by it, as for `single_pass`.
 
     Returns:
         Probabilities `(L, I, J, K)` float32; those of labels sum to 1 over L.
@@ -94,7 +101,7 @@ def sliding_window(
     weight = weight.to(image.device)
     total, weight_sum = None, torch.zeros(padded.shape[1:], device=image.device)
     for place in _places(tuple(padded.shape[1:]), window, overlap):
-        probs = _probabilities(network, padded[(slice(None), *place)], targets)
+        probs = _probabilities(network, padded[(slice(None), *place)], targets, temperature)
         if total is None:
             total = torch.zeros(len(probs), *padded.shape[1:], device=image.device)
         total[(slice(None), *place)] += probs * weight
@@ -159,7 +166,9 @@ def _places(size: Triple, window: Triple, overlap: float) -> Iterator[tuple[slic
         yield tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
 
 
-def _probabilities(network: nn.Module, image: Tensor, targets: Targets) -> Tensor:
+def _probabilities(
+    network: nn.Module, image: Tensor, targets: Targets, temperature: float
+) -> Tensor:
     """Run one window; softmax and sigmoid are float32 whatever the arithmetic of the network was.
 
     float16 ends at 65,504: a window in which a feature overflowed is run again in float32. An
@@ -176,6 +185,8 @@ def _probabilities(network: nn.Module, image: Tensor, targets: Targets) -> Tenso
                 "Look at the scan with `bratskit check`, or take other weights."
             )
             raise RuntimeError(msg)
+    if temperature != 1:
+        logits = logits / temperature
     return logits.sigmoid() if targets == "regions" else logits.softmax(dim=0)
 
 
