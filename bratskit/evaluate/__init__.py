@@ -14,6 +14,8 @@ from bratskit.evaluate.metrics import (
     sensitivity,
     volume_ml,
 )
+from bratskit.evaluate.reliability import Reliability, reliability
+from bratskit.evaluate.risk_coverage import RiskCoverage, risk_coverage
 from bratskit.evaluate.score import EMPTY_RULES, EmptyMasks, get_empty_rule, score_masks
 from bratskit.evaluate.summary import Estimate, Summary
 from bratskit.evaluate.table import Score, Scores, write_summary
@@ -28,6 +30,8 @@ __all__ = [
     "Estimate",
     "Lesion",
     "RegionMean",
+    "Reliability",
+    "RiskCoverage",
     "Score",
     "Scores",
     "SizeClass",
@@ -43,6 +47,8 @@ __all__ = [
     "measure_case",
     "precision",
     "predict_nothing",
+    "reliability",
+    "risk_coverage",
     "score_folder",
     "score_masks",
     "score_pair",
