@@ -1,26 +1,46 @@
 """Turn a network and a scan into a mask on the scanner's own grid."""
 
+from bratskit.predict.calibrate import fit_temperature, temper, temperature_of
 from bratskit.predict.clean import remove_small_components
+from bratskit.predict.fold import Folded, average_members, fold_members
 from bratskit.predict.folder import PredictionError, edition_of, predict_folder
 from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of
+from bratskit.predict.members import MIRRORS, Member, list_members, run_member
 from bratskit.predict.predict import Prediction, predict_case, predict_prepared, predict_scan
+from bratskit.predict.uncertainty import RunningUncertainty, entropy_bits
+from bratskit.predict.volumes import Volume, region_probs, volumes_of
 from bratskit.predict.window import gaussian_weights, single_pass, sliding_window, window_starts
 
 __all__ = [
+    "MIRRORS",
+    "Folded",
+    "Member",
     "Prediction",
     "PredictionError",
+    "RunningUncertainty",
+    "Volume",
     "arithmetic",
+    "average_members",
     "edition_of",
+    "entropy_bits",
     "evaluating",
+    "fit_temperature",
+    "fold_members",
     "forward_volume",
     "gaussian_weights",
     "image_of",
+    "list_members",
     "predict_case",
     "predict_folder",
     "predict_prepared",
     "predict_scan",
+    "region_probs",
     "remove_small_components",
+    "run_member",
     "single_pass",
     "sliding_window",
+    "temper",
+    "temperature_of",
+    "volumes_of",
     "window_starts",
 ]

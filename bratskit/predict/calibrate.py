@@ -1,15 +1,20 @@
 """Fit the temperature that makes probabilities honest; it needs expert labels of a few patients."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from bratskit.labels import PAINTED, REGIONS
-from bratskit.settings import Targets
+from bratskit.predict.predict import predict_prepared
+from bratskit.preprocess import Prepared
+from bratskit.settings import Recipe, Targets
 
-__all__ = ["MOST_VOX", "temper", "temperature_of"]
+__all__ = ["MOST_VOX", "fit_temperature", "temper", "temperature_of"]
 
 COLDEST, HOTTEST = 0.05, 20.0  # a network further off than this is not miscalibrated but broken
 MOST_VOX = 200_000  # voxels drawn of one patient: the fit moves by less than 1 % with twice as many
@@ -17,6 +22,46 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 SMALLEST = 1e-30  # a probability that float32 rounded to 0 is taken as this
 
 Pair = tuple[NDArray[np.floating], NDArray[np.integer]]
+
+
+def fit_temperature(
+    network: nn.Module,
+    cases: Iterable[tuple[Prepared, NDArray[np.integer]]],
+    recipe: Recipe,
+    *,
+    device: torch.device | None = None,
+    rounds: int = 1,
+) -> float:
+    """Find the temperature of a network as it will be run, over the voxels of the brain.
+
+    Args:
+        network: From images to logits.
+        cases: Prepared cases and their expert labels `(i, j, k)` on the prepared grid, of
+            **validation patients only**. Gone through once a round, a patient at a time.
+        recipe: How the network is run; the temperature it says is where the first round starts.
+        device: Where to run; None chooses.
+        rounds: How often all patients are predicted. One is right where nothing is averaged. With
+            windows, mirrors or members a second corrects what averaging changed; see
+            `temperature_of`.
+
+    Returns:
+        What to write into `recipe.inference.temperature`: it replaces the one that is there.
+
+    Raises:
+        ValueError: There is no patient, also where `cases` is an iterator that is used up before
+            the last round.
+    """
+    temperature = recipe.inference.temperature
+    for _ in range(rounds):
+        settings = dataclasses.replace(recipe.inference, temperature=temperature)
+        at = dataclasses.replace(recipe, inference=settings)
+        pairs = (
+            (predict_prepared(network, prepared, at, device=device)[:, brain], labels[brain])
+            for prepared, labels in cases
+            for brain in [np.asarray(prepared.mask)]
+        )
+        temperature *= temperature_of(pairs, targets=recipe.targets, seed=recipe.seed)
+    return temperature
 
 
 def temperature_of(

@@ -1,6 +1,7 @@
 """Label one patient: prepared array, scan or case in, mask on the scanner's own grid out."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,9 @@ from bratskit.cases import Case, Scan, load_scan
 from bratskit.labels import LABELS
 from bratskit.networks import Checkpoint
 from bratskit.predict.clean import remove_small_components
-from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of
+from bratskit.predict.fold import Folded, average_members, fold_members
+from bratskit.predict.members import list_members
+from bratskit.predict.volumes import Volume
 from bratskit.preprocess import Prepared, brain_mask, decide, prepare_scan
 from bratskit.runtime import pick_device
 from bratskit.settings import Recipe
@@ -32,28 +35,40 @@ class Prediction:
             regions, before they were made to nest; None unless asked for (143 MB for a BraTS scan).
         channels: What each channel of `probs` is about: "background", "NCR", "ED", "ET", which sum
             to 1, or "WT", "TC", "ET", each by itself.
+        entropy: How undecided the probabilities are, bits, `(E, I, J, K)` float32; None unless
+            asked for, as the two below. E is 1 for labels (0 to 2 bits) and 3 for regions (WT, TC
+            and ET, 0 to 1 bit each). It is 0 where there is no brain.
+        mutual_information: The part of `entropy` that comes from passes disagreeing; 0 everywhere
+            if there was one pass, without mirrors, dropout or ensemble.
+        volumes: By region what the probabilities expect and an interval, see `volumes_of`; before
+            small components were removed, so `ml` is not the volume of `labels`.
     """
 
     id: str
     labels: NDArray[np.uint8]
     probs: NDArray[np.float32] | None
     channels: tuple[str, ...] = tuple(LABELS.values())
+    entropy: NDArray[np.float32] | None = None
+    mutual_information: NDArray[np.float32] | None = None
+    volumes: dict[str, Volume] | None = None
 
 
 def predict_prepared(
-    network: nn.Module,
+    network: nn.Module | Sequence[nn.Module],
     prepared: Prepared,
-    recipe: Recipe,
+    recipe: Recipe | Sequence[Recipe],
     *,
     device: torch.device | None = None,
     memory_bytes: int | None = None,
 ) -> NDArray[np.float32]:
     """Label a prepared case on the prepared grid.
 
-    `recipe.inference` says how, see `forward_volume`.
+    `recipe.inference` says how, see `forward_volume`, and in how many passes, see `list_members`;
+    their probabilities are averaged.
 
     Args:
-        network: From images to logits; moved to `device` and left in the mode it came in.
+        network: From images to logits; moved to `device` and left in the mode it came in. Several
+            are an ensemble, of one recipe or one each.
         prepared: A case prepared by the same recipe.
         recipe: Inference settings, modalities, and the arithmetic ("fp32" is taken at its word,
             anything else becomes what the device does in hardware).
@@ -70,20 +85,18 @@ def predict_prepared(
             the network answers fewer or more than the recipe's targets.
     """
     device = pick_device() if device is None else torch.device(device)
-    image = image_of(prepared, recipe, device)
-    network.to(device, memory_format=torch.channels_last_3d)
-    with evaluating(network), arithmetic(device, recipe):
-        probs = forward_volume(network, image, recipe, memory_bytes=memory_bytes)
-    return probs.cpu().numpy()
+    members = list_members(network, recipe, case_id=prepared.id)
+    return average_members(members, prepared, device=device, memory_bytes=memory_bytes)
 
 
 def predict_scan(
-    network: nn.Module,
+    network: nn.Module | Sequence[nn.Module],
     scan: Scan,
-    recipe: Recipe,
+    recipe: Recipe | Sequence[Recipe],
     *,
     device: torch.device | None = None,
     keep_probs: bool = False,
+    uncertainty: bool = False,
 ) -> Prediction:
     """Label a scan on its own grid.
 
@@ -92,48 +105,101 @@ def predict_scan(
     no tumour), then small components go.
 
     Args:
-        network: From images to logits.
+        network: From images to logits. Several are an ensemble: their probabilities are averaged.
         scan: One patient, RAS+; its expert labels, if any, are not looked at.
-        recipe: How to prepare the scan and how to run the network.
+        recipe: How to prepare the scan and how to run the network; of an ensemble one for all, or
+            one each, of which the first says what is tidied afterwards.
         device: Where to run; None chooses.
         keep_probs: Whether to return probabilities on the native grid too.
+        uncertainty: Whether to return entropy, mutual information and volumes with an interval
+            too. It costs no further pass: `recipe.inference` says how many there are.
 
     Returns:
         The prediction, in RAS+ like the scan.
     """
-    prepared = prepare_scan(dataclasses.replace(scan, labels=None), recipe)
-    probs = predict_prepared(network, prepared, recipe, device=device)
+    first = recipe if isinstance(recipe, Recipe) else recipe[0]
+    prepared = prepare_scan(dataclasses.replace(scan, labels=None), first)
+    probs, sureness = _ask(network, prepared, recipe, device=device, uncertainty=uncertainty)
     outside = ~brain_mask(scan.image)
     native = None
     if keep_probs:
-        native = prepared.geometry.invert(probs, targets=recipe.targets)
+        native = prepared.geometry.invert(probs, targets=first.targets)
         native[:, outside] = 0
-        native[0, outside] = float(recipe.targets == "labels")
-        labels = decide(native, targets=recipe.targets)
+        native[0, outside] = float(first.targets == "labels")
+        labels = decide(native, targets=first.targets)
     else:
-        labels = prepared.geometry.invert_to_labels(probs, targets=recipe.targets)
+        labels = prepared.geometry.invert_to_labels(probs, targets=first.targets)
         labels[outside] = 0
-    labels = remove_small_components(labels, recipe.inference.smallest_component_vox)
-    return Prediction(id=scan.id, labels=labels, probs=native, channels=recipe.target_names)
+    labels = remove_small_components(labels, first.inference.smallest_component_vox)
+    return Prediction(
+        id=scan.id,
+        labels=labels,
+        probs=native,
+        channels=first.target_names,
+        **_to_native(sureness, prepared, outside),
+    )
 
 
 def predict_case(
     case: Case,
     *,
-    model: Checkpoint,
+    model: Checkpoint | Sequence[Checkpoint],
     device: torch.device | None = None,
     keep_probs: bool = False,
+    uncertainty: bool = False,
 ) -> Prediction:
-    """Read a case from disk and label it with a trained model.
+    """Read a case from disk and label it with a trained model, or with several as one.
 
     Args:
         case: Files of one patient.
-        model: Network with the recipe it was trained by, from `load_checkpoint`.
+        model: Network with the recipe it was trained by, from `load_checkpoint`. Several are an
+            ensemble, each run as its own recipe says and tidied as the first one's.
         device: Where to run; None chooses.
         keep_probs: Whether to return probabilities on the native grid too.
+        uncertainty: Whether to return entropy, mutual information and volumes too.
 
     Raises:
-        ValueError: A file is damaged, or the grids of the modalities differ.
+        ValueError: A file is damaged, the grids of the modalities differ, or the models of an
+            ensemble do not fit together.
     """
-    scan = load_scan(case)
-    return predict_scan(model.network, scan, model.recipe, device=device, keep_probs=keep_probs)
+    models = [model] if isinstance(model, Checkpoint) else model
+    return predict_scan(
+        [each.network for each in models],
+        load_scan(case),
+        [each.recipe for each in models],
+        device=device,
+        keep_probs=keep_probs,
+        uncertainty=uncertainty,
+    )
+
+
+def _ask(
+    network: nn.Module | Sequence[nn.Module],
+    prepared: Prepared,
+    recipe: Recipe | Sequence[Recipe],
+    *,
+    device: torch.device | None,
+    uncertainty: bool,
+) -> tuple[NDArray[np.float32], Folded | None]:
+    """Give probabilities, and how sure they are where that is asked for."""
+    if not uncertainty:
+        return predict_prepared(network, prepared, recipe, device=device), None
+    device = pick_device() if device is None else torch.device(device)
+    members = list_members(network, recipe, case_id=prepared.id)
+    folded = fold_members(members, prepared, device=device)
+    return folded.probs, folded
+
+
+def _to_native(
+    folded: Folded | None, prepared: Prepared, outside: NDArray[np.bool_]
+) -> dict[str, object]:
+    """Bring the maps of uncertainty to the grid of the scan, 0 where there is no brain."""
+    if folded is None:
+        return {}
+    maps = {
+        name: prepared.geometry.invert_image(getattr(folded, name))
+        for name in ("entropy", "mutual_information")
+    }
+    for volume in maps.values():
+        volume[:, outside] = 0
+    return {**maps, "volumes": folded.volumes}
