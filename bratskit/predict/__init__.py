@@ -1,7 +1,13 @@
 """Turn a network and a scan into a mask on the scanner's own grid."""
 
 from bratskit.predict.calibrate import fit_temperature, temper, temperature_of
-from bratskit.predict.clean import remove_small_components
+from bratskit.predict.clean import (
+    fill_holes,
+    remove_small_components,
+    remove_small_et,
+    smooth_borders,
+    tidy,
+)
 from bratskit.predict.fold import Folded, average_members, fold_members
 from bratskit.predict.folder import PredictionError, edition_of, predict_folder
 from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of
@@ -24,6 +30,7 @@ __all__ = [
     "edition_of",
     "entropy_bits",
     "evaluating",
+    "fill_holes",
     "fit_temperature",
     "fold_members",
     "forward_volume",
@@ -36,11 +43,14 @@ __all__ = [
     "predict_scan",
     "region_probs",
     "remove_small_components",
+    "remove_small_et",
     "run_member",
     "single_pass",
     "sliding_window",
+    "smooth_borders",
     "temper",
     "temperature_of",
+    "tidy",
     "volumes_of",
     "window_starts",
 ]

@@ -12,7 +12,7 @@ from torch import nn
 from bratskit.cases import Case, Scan, load_scan
 from bratskit.labels import LABELS
 from bratskit.networks import Checkpoint
-from bratskit.predict.clean import remove_small_components
+from bratskit.predict.clean import tidy
 from bratskit.predict.fold import Folded, average_members, fold_members
 from bratskit.predict.members import list_members
 from bratskit.predict.volumes import Volume
@@ -31,8 +31,8 @@ class Prediction:
         id: Name of the case.
         labels: Internal labels `(I, J, K)` uint8. Regions nest (ET in TC in WT) by construction,
             because each voxel carries one label.
-        probs: Probabilities `(L, I, J, K)` float32, before small components were removed and, of
-            regions, before they were made to nest; None unless asked for (143 MB for a BraTS scan).
+        probs: Probabilities `(L, I, J, K)` float32, before the mask was tidied and, of regions,
+            before they were made to nest; None unless asked for (143 MB for a BraTS scan).
         channels: What each channel of `probs` is about: "background", "NCR", "ED", "ET", which sum
             to 1, or "WT", "TC", "ET", each by itself.
         entropy: How undecided the probabilities are, bits, `(E, I, J, K)` float32; None unless
@@ -41,7 +41,7 @@ class Prediction:
         mutual_information: The part of `entropy` that comes from passes disagreeing; 0 everywhere
             if there was one pass, without mirrors, dropout or ensemble.
         volumes: By region what the probabilities expect and an interval, see `volumes_of`; before
-            small components were removed, so `ml` is not the volume of `labels`.
+            the mask was tidied, so `ml` is not the volume of `labels`.
     """
 
     id: str
@@ -102,7 +102,7 @@ def predict_scan(
 
     Probabilities go back to the native grid first, the decision (argmax, or regions over one half
     painted) comes last, then voxels without a signal in any modality become background (no brain,
-    no tumour), then small components go.
+    no tumour), then the mask is tidied as the recipe asks (`bratskit.predict.tidy`).
 
     Args:
         network: From images to logits. Several are an ensemble: their probabilities are averaged.
@@ -130,7 +130,7 @@ def predict_scan(
     else:
         labels = prepared.geometry.invert_to_labels(probs, targets=first.targets)
         labels[outside] = 0
-    labels = remove_small_components(labels, first.inference.smallest_component_vox)
+    labels = tidy(labels, first.inference, spacing_mm=scan.spacing_mm, brain=~outside)
     return Prediction(
         id=scan.id,
         labels=labels,

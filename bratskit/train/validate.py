@@ -1,5 +1,6 @@
 """Score a network on whole validation cases with the real predictor and the real judge."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -11,9 +12,9 @@ from torch import nn
 
 from bratskit.evaluate import dice
 from bratskit.labels import REGIONS
-from bratskit.predict import predict_prepared, remove_small_components
+from bratskit.predict import predict_prepared, tidy
 from bratskit.preprocess import Geometry, Prepared, decide
-from bratskit.settings import Recipe
+from bratskit.settings import InferenceSettings, Recipe
 
 __all__ = ["validate"]
 
@@ -66,8 +67,8 @@ def _score(
 ) -> list[float]:
     probs = predict_prepared(network, prepared, recipe, device=device)
     pred = np.where(prepared.mask, decide(probs, targets=recipe.targets), 0).astype(np.uint8)
-    smallest_vox = _prepared_vox(recipe.inference.smallest_component_vox, prepared.geometry)
-    pred = remove_small_components(pred, smallest_vox)
+    settings = _on_prepared_grid(recipe.inference, prepared.geometry)
+    pred = tidy(pred, settings, spacing_mm=prepared.geometry.spacing_mm, brain=prepared.mask)
     if on_case:
         on_case(prepared, pred)
     truth = np.asarray(prepared.labels)
@@ -77,7 +78,11 @@ def _score(
     ]
 
 
-def _prepared_vox(native_vox: int, geometry: Geometry) -> int:
-    """Count how many voxels of the prepared grid fill the volume of so many of the scanner's."""
+def _on_prepared_grid(settings: InferenceSettings, geometry: Geometry) -> InferenceSettings:
+    """Count in voxels of the prepared grid what is stated in those of the scanner's."""
     native_mm3, prepared_mm3 = map(math.prod, (geometry.spacing_native_mm, geometry.spacing_mm))
-    return round(native_vox * native_mm3 / prepared_mm3)
+    sizes = {
+        name: round(getattr(settings, name) * native_mm3 / prepared_mm3)
+        for name in ("smallest_component_vox", "smallest_et_vox")
+    }
+    return dataclasses.replace(settings, **sizes)
