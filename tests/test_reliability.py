@@ -6,7 +6,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from bratskit.evaluate import Reliability, reliability, risk_coverage
+from bratskit.evaluate import Reliability, RiskCoverage, reliability, risk_coverage
 
 
 def test_a_bin_promises_its_mean_and_observes_its_share():
@@ -113,6 +113,16 @@ def test_all_coverage_has_the_error_rate_and_no_error_has_no_distance():
     assert found.risk[-1] == found.error_rate == 0.3
     assert np.isnan(risk_coverage(np.arange(3), np.zeros(3, bool)).distance)
     assert np.isnan(risk_coverage(np.arange(3), np.ones(3, bool)).distance)
+
+
+def test_patients_weigh_the_same_however_many_voxels_they_have():
+    few = risk_coverage(np.array([0, 1]), np.array([False, True]), n_points=2)
+    many = risk_coverage(np.zeros(1000), np.zeros(1000, bool), n_points=2)
+    both = RiskCoverage.over_patients([few, many])
+    assert both.error_rate == 0.25
+    np.testing.assert_allclose(both.risk, [0, 0.25])
+    with pytest.raises(ValueError, match=r"got \[2, 3\]\. Measure every patient"):
+        RiskCoverage.over_patients([few, risk_coverage(np.zeros(3), np.zeros(3, bool), n_points=3)])
 
 
 @pytest.mark.parametrize(

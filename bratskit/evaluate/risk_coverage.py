@@ -1,6 +1,7 @@
 """Say whether uncertainty ranks errors: the error rate among the voxels that are surest."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,24 @@ class RiskCoverage:
     error_rate: float
     area: float
     ideal_area: float
+
+    @classmethod
+    def over_patients(cls, found: Sequence["RiskCoverage"]) -> "RiskCoverage":
+        """Average curves and areas over patients, each weighing the same.
+
+        Raises:
+            ValueError: There is none, or they were read at different numbers of points.
+        """
+        points = sorted({len(each.coverage) for each in found})
+        if len(points) != 1:
+            msg = (
+                f"curves must be read at one number of points; got {points}. "
+                "Measure every patient with the same n_points."
+            )
+            raise ValueError(msg)
+        names = [field.name for field in fields(cls)]
+        means = {name: np.mean([getattr(each, name) for each in found], axis=0) for name in names}
+        return cls(**{name: m if m.ndim else float(m) for name, m in means.items()})
 
     @property
     def distance(self) -> float:

@@ -13,6 +13,12 @@ from bratskit.visualize.live import LiveCurves
 from bratskit.visualize.report import pick_cases, write_report
 from bratskit.visualize.slices import error_map
 from bratskit.visualize.trials import draw_trials
+from bratskit.visualize.uncertainty import (
+    draw_reliability,
+    draw_risk_coverage,
+    draw_sureness,
+    draw_uncertainty,
+)
 from bratskit.visualize.variants import draw_variants, patch_scan
 from bratskit.visualize.viewer import SliceViewer
 from bratskit.visualize.voxels import coarsen, draw_voxels
@@ -32,9 +38,13 @@ __all__ = [
     "draw_likeness",
     "draw_modalities",
     "draw_overlay",
+    "draw_reliability",
+    "draw_risk_coverage",
     "draw_scores",
     "draw_slices",
+    "draw_sureness",
     "draw_trials",
+    "draw_uncertainty",
     "draw_variants",
     "draw_voxels",
     "error_map",
