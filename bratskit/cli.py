@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after `bratskit`; None takes them from the command line.
 
     Returns:
-        0 when all is done, 1 where `check` found problems, 2 on bad input (one line on stderr, no
-        traceback; BRATSKIT_TRACEBACK=1 shows it), 130 after Ctrl-C.
+        0 when all is done, 1 where `check` found problems or `predict` left patients out, 2 on bad
+        input (one line on stderr, no traceback; BRATSKIT_TRACEBACK=1 shows it), 130 after Ctrl-C.
     """
     options = make_parser().parse_args(arguments)
     try:
@@ -167,18 +167,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from bratskit.cases import find_cases
+    from bratskit.jobs.predict import run_predict
 
-    cases = find_cases(options.dir, use_labels=False)
-    RunFolder(options.out).create()
-
-    from bratskit.networks import load_checkpoint, saved_model
-    from bratskit.predict import predict_folder
-
-    model = load_checkpoint(options.model or saved_model())
-    written = predict_folder(cases, options.out, model=model, edition=options.edition)
-    _say(f"{len(written)} masks in {options.out}")
-    return 0
+    return run_predict(options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -91,7 +91,7 @@ def test_it_is_rewritten_label_for_label_with_every_header_field(written, tmp_pa
 def test_an_oracles_prediction_is_the_mask_it_never_saw(
     written, phantom, tmp_path, monkeypatch, edition
 ):
-    def oracle(network, scan, recipe, device):
+    def oracle(network, scan, recipe, **options):
         assert scan.labels is None
         return SimpleNamespace(labels=phantom.scan.labels)
 

@@ -324,11 +324,11 @@ def test_a_stop_between_mask_and_receipt_leaves_no_receipt_of_the_model_before(
     predict_folder(cohort[:1], out, model=model)
     before = [file.name for file in sorted(out.iterdir())]
 
-    def stop(path, receipt):
+    def stop(*words):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("bratskit.predict.folder._write_receipt", stop)
+        patch.setattr("bratskit.predict.folder.sign", stop)
         with pytest.raises(KeyboardInterrupt):
             predict_folder(cohort[:1], out, model=replace(model, checksum="other"))
     assert [file.name for file in out.iterdir()] == [f"{cohort[0].id}.nii.gz"]

@@ -1,8 +1,10 @@
 """Find the cases below a folder by their file names; the folder is only ever read."""
 
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from bratskit.cases.case import Case
 from bratskit.cases.decathlon import IMAGE_FOLDERS, LABEL_FOLDER, TEST_FOLDER, refuse_other_tissues
@@ -18,7 +20,7 @@ from bratskit.cases.layouts import (
 )
 from bratskit.labels import MODALITIES, LabelSchema, get_schema
 
-__all__ = ["CaseFiles", "as_case", "collect_files", "find_cases"]
+__all__ = ["CaseFiles", "as_case", "case_of_files", "collect_files", "find_cases", "find_scans"]
 
 _SHOWN = 5  # names quoted in one message before the rest is counted
 
@@ -57,8 +59,7 @@ def find_cases(
         raise ValueError(msg)
     collected = collect_files(folder)
     if not collected:
-        msg = f"folder must hold at least one case; got {folder}. Expected names: {EXPECTED}."
-        raise ValueError(msg)
+        _refuse_empty(folder)
     _refuse_repeated(collected)
     _refuse_missing(collected)
     if require_labels:
@@ -73,6 +74,92 @@ def find_cases(
         )
         raise ValueError(msg)
     return cases
+
+
+def find_scans(
+    folder: Path | str, *, schema: LabelSchema | str = "brats2017-2021"
+) -> tuple[list[Case], dict[str, str]]:
+    """Find what a network may label: whole cases, without their masks, and what ails the others.
+
+    Where `find_cases` refuses a folder for one case that lacks a file, this goes on without it.
+
+    Args:
+        folder: A cohort, or the folder of one case.
+        schema: Edition that the cases are handed on with.
+
+    Returns:
+        The cases, sorted by id, and for each case that lacks a modality, or has two files for one,
+        why it cannot be loaded.
+
+    Raises:
+        FileNotFoundError: The folder does not exist, or 4D images come without `dataset.json`.
+        ValueError: It holds no case at all, or `dataset.json` cannot be understood.
+    """
+    collected = collect_files(folder)
+    if not collected:
+        _refuse_empty(folder)
+    cases, faults = [], {}
+    for files in collected:
+        try:
+            _refuse_repeated([files])
+            _refuse_missing([files])
+        except ValueError as error:
+            faults[files.id] = str(error)
+        else:
+            cases.append(as_case(files, schema=get_schema(schema), use_labels=False))
+    return cases, faults
+
+
+def case_of_files(
+    *,
+    flair: Path | str,
+    t1: Path | str,
+    t1ce: Path | str,
+    t2: Path | str,
+    id: str | None = None,  # noqa: A002 - the name that `Case` gives it
+    schema: LabelSchema | str = "brats2017-2021",
+) -> Case:
+    """Name four files of any names as one case, without a mask.
+
+    Args:
+        flair: File of this modality; `.nii`, `.nii.gz` or `.mha`.
+        t1: The same, before contrast agent.
+        t1ce: The same, after contrast agent.
+        t2: The same.
+        id: Name of the case; None takes what the names of the files begin with, or else the name
+            of their folder.
+        schema: Edition that the case is handed on with.
+
+    Raises:
+        FileNotFoundError: A file does not exist.
+        ValueError: One file is named for two modalities, or an id is not fit for a file name.
+    """
+    files = dict(zip(MODALITIES, map(Path, (flair, t1, t1ce, t2)), strict=True))
+    for name, path in files.items():
+        if not path.is_file():
+            msg = f"{name} must be an existing file; got {path}. Check how it is written."
+            raise FileNotFoundError(msg)
+        twins = [other for other, held in files.items() if held.resolve() == path.resolve()]
+        if len(twins) > 1:
+            msg = (
+                f"modalities must be four files; got {path} for {' and '.join(twins)}. "
+                "Name the right file for each."
+            )
+            raise ValueError(msg)
+    case_id = _common_id(list(files.values())) if id is None else id
+    if not case_id or case_id != Path(case_id).name or case_id.startswith("."):
+        msg = f"id must be fit for a file name; got {case_id!r}. Try id='patient1'."
+        raise ValueError(msg)
+    return Case(id=case_id, paths=files, labels_path=None, schema=get_schema(schema))
+
+
+def _common_id(paths: list[Path]) -> str:
+    """Say what four names begin with, whole words only: pat7_flair.nii, pat7_t1.nii give pat7."""
+    letters = zip(*(path.name for path in paths), strict=False)
+    shared = itertools.takewhile(lambda at: len(set(at)) == 1, letters)
+    stem = "".join(at[0] for at in shared)
+    stem = stem[: max((at + 1 for at, mark in enumerate(stem) if mark in "_-. "), default=0)]
+    return stem.strip("_-. ") or paths[0].absolute().parent.name or "case"
 
 
 def collect_files(folder: Path | str) -> list[CaseFiles]:
@@ -158,6 +245,11 @@ def _say_passed_by(collected: list[CaseFiles], case_id: str) -> str:
     if not files.passed_by:
         return ""
     return f" {files.passed_by[0]} was not taken: it lies apart from the images, as predictions do."
+
+
+def _refuse_empty(folder: Path | str) -> NoReturn:
+    msg = f"folder must hold at least one case; got {folder}. Expected names: {EXPECTED}."
+    raise ValueError(msg)
 
 
 def _refuse_repeated(collected: list[CaseFiles]) -> None:

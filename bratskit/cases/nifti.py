@@ -5,13 +5,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from bratskit.cases.case import Case, Scan
 from bratskit.cases.memory import extent
 from bratskit.cases.mha import is_mha, write_mha
+from bratskit.cases.onto_disk import as_nifti, write_into
 from bratskit.cases.volume import (
     Volume,
     compress,
@@ -21,7 +21,6 @@ from bratskit.cases.volume import (
     to_disk_order,
 )
 from bratskit.labels import LABELS, MODALITIES, LabelSchema, get_schema
-from bratskit.runtime import write_atomically
 
 __all__ = [
     "load_labels",
@@ -316,33 +315,9 @@ def _write(
         raise ValueError(msg)
     stored = to_disk_order(array, like.disk_affine).astype(np.dtype(dtype).newbyteorder("<"))
     if is_mha(path):
-        _write_into(path, lambda temporary: write_mha(temporary, stored, like.disk_affine))
+        write_into(path, lambda temporary: write_mha(temporary, stored, like.disk_affine))
         return path
-    header = _header_like(like, stored)
-    kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
-    raw = kind(stored, like.disk_affine, header).to_bytes()
+    raw = as_nifti(stored, like)
     content = compress(raw) if path.suffix == ".gz" else raw
-    _write_into(path, lambda temporary: temporary.write_bytes(content))
+    write_into(path, lambda temporary: temporary.write_bytes(content))
     return path
-
-
-def _header_like(like: Scan, stored: NDArray[np.generic]) -> nib.Nifti1Header:
-    header = like.header.copy().as_byteswapped("<")
-    header.set_data_dtype(stored.dtype)
-    header.set_data_shape(stored.shape)
-    header["pixdim"][4:] = like.header["pixdim"][4:]  # nibabel resets what 3D leaves unused
-    header["cal_min"] = header["cal_max"] = 0  # the display window of another volume
-    header["vox_offset"] = 0  # nibabel fills it in
-    return header
-
-
-def _write_into(path: Path, write: Callable[[Path], object]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write)
-    except OSError as error:
-        msg = (
-            f"output folder must be writable; got {path.parent} ({error.strerror}). "
-            "Choose another, for example predictions in your home folder."
-        )
-        raise PermissionError(msg) from error

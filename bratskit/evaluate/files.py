@@ -8,6 +8,7 @@ import numpy as np
 
 from bratskit.cases.case import Case
 from bratskit.cases.find import find_cases
+from bratskit.cases.maps import is_map
 from bratskit.cases.nifti import load_labels
 from bratskit.evaluate.score import get_empty_rule, score_masks
 from bratskit.evaluate.table import Score, Scores
@@ -213,7 +214,7 @@ def _masks_in(folder: Path | str) -> dict[str, Path]:
     paths = sorted(
         path
         for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.name.endswith(_SUFFIXES) and not path.name.startswith(".")
+        if path.name.endswith(_SUFFIXES) and not (path.name.startswith(".") or is_map(path.name))
     )
     if not paths:
         msg = (

@@ -2,13 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import bratskit
 from bratskit.jobs.folders import DEFAULT_RECIPE
-from bratskit.labels import SCHEMAS
+from bratskit.labels import MODALITIES, SCHEMAS
 from bratskit.settings import RECIPES
 
 __all__ = ["BAD_INPUT", "CONVENTIONS", "make_parser"]
@@ -21,6 +21,18 @@ Add = Callable[..., argparse.ArgumentParser]  # makes the parser of one more com
 
 class _Parser(argparse.ArgumentParser):
     """Refuse bad arguments in one line, as bad data is refused."""
+
+    folder: argparse.Action | None = None  # DIR, where files named by options may stand for it
+
+    def parse_known_args(
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Ask for no folder where files are named: argparse itself knows no such choice."""
+        if self.folder is not None:
+            flags = tuple(f"--{name}" for name in MODALITIES)
+            is_named = any(word.split("=")[0] in flags for word in args or ())
+            self.folder.nargs = "?" if is_named else None
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {message} (see `{self.prog} --help`)\n")
@@ -125,9 +137,38 @@ def _train(add: Add) -> None:
 
 
 def _predict(add: Add) -> None:
-    predict = _command(add, "predict", "Write a mask for every case.", "DIR", "OUT")
-    predict.add_argument("--model", metavar="PATH", type=Path, help="default: the shipped network")
+    predict = _command(add, "predict", "Write a mask for every case, or for four named files.")
+    _cases_or_files(predict)
+    predict.add_argument(
+        "--model",
+        metavar="PATH",
+        type=Path,
+        action="append",
+        help="default: the shipped network; given again, an ensemble",
+    )
+    predict.add_argument("--tta", action="store_true", help="also label all mirror images (8 x)")
+    predict.add_argument("--probabilities", action="store_true", help="write <id>_probabilities")
+    predict.add_argument(
+        "--uncertainty", action="store_true", help="write <id>_entropy and _mutual_information"
+    )
+    doubts = predict.add_mutually_exclusive_group()
+    doubts.add_argument(
+        "--trust", action="store_true", help="label what looks swapped, moved or not stripped too"
+    )
+    doubts.add_argument("--strict", action="store_true", help="refuse whatever has a warning")
+    _changes(predict, "inference.overlap=0.25")
     _edition(predict, "edition to write the masks in")
+
+
+def _cases_or_files(added: argparse.ArgumentParser) -> None:
+    """Take DIR OUT, or OUT alone where four files are named."""
+    added.folder = added.add_argument(
+        "dir", metavar="DIR", type=Path, help="cases; left out with four files"
+    )
+    added.add_argument("out", metavar="OUT", type=Path)
+    for name in MODALITIES:
+        added.add_argument(f"--{name}", metavar="FILE", type=Path, help="instead of DIR")
+    added.add_argument("--id", metavar="NAME", help="of the four files; else from their names")
 
 
 def _evaluate(add: Add) -> None:
@@ -154,14 +195,14 @@ def _recipe(added: argparse.ArgumentParser, default: str | None, text: str) -> N
     added.add_argument("--recipe", metavar="NAME", default=default, help=help_text)
 
 
-def _changes(added: argparse.ArgumentParser) -> None:
+def _changes(added: argparse.ArgumentParser, example: str = "training.ema_decay=0.99") -> None:
     added.add_argument(
         "--set",
         metavar="NAME=VALUE",
         dest="changes",
         action="append",
         default=[],
-        help="one setting of the recipe, as training.ema_decay=0.99; may be given again",
+        help=f"one setting of the recipe, as {example}; may be given again",
     )
 
 

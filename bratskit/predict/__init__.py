@@ -9,10 +9,11 @@ from bratskit.predict.clean import (
     tidy,
 )
 from bratskit.predict.fold import Folded, average_members, fold_members
-from bratskit.predict.folder import PredictionError, edition_of, predict_folder
+from bratskit.predict.folder import PredictionError, predict_folder
 from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of
 from bratskit.predict.members import MIRRORS, Member, list_members, run_member
 from bratskit.predict.predict import Prediction, predict_case, predict_prepared, predict_scan
+from bratskit.predict.receipts import edition_of
 from bratskit.predict.uncertainty import RunningUncertainty, entropy_bits
 from bratskit.predict.volumes import Volume, region_probs, volumes_of
 from bratskit.predict.window import gaussian_weights, single_pass, sliding_window, window_starts

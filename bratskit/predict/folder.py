@@ -1,22 +1,38 @@
 """Label many patients into one folder, resumable; one patient's fault stops no other."""
 
 import dataclasses
-import json
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from bratskit.cases import Case, Scan, load_scan, write_labels
+from bratskit.cases import (
+    MAPS,
+    Case,
+    Finding,
+    Scan,
+    write_labels,
+    write_maps,
+)
 from bratskit.labels import get_schema
 from bratskit.networks import Checkpoint
-from bratskit.predict.predict import predict_scan
-from bratskit.runtime import RunFolder, pick_device, progress, write_atomically
+from bratskit.predict.predict import Prediction, predict_scan
+from bratskit.predict.reading import Doubts, read_ahead, refuse_exchange
+from bratskit.predict.receipts import (
+    clear_case,
+    is_done,
+    map_path,
+    mask_path,
+    receipt_of,
+    sign,
+)
+from bratskit.preprocess.lock import locked
+from bratskit.runtime import RunFolder, pick_device, progress
 
-__all__ = ["PredictionError", "edition_of", "predict_folder"]
+__all__ = ["PredictionError", "predict_folder"]
 
 # What a damaged file, a full disk or a full memory raises; anything else is a bug of ours.
 PATIENT_FAULTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
@@ -46,91 +62,142 @@ def predict_folder(
     cases: Sequence[Case],
     out: Path | str,
     *,
-    model: Checkpoint,
+    model: Checkpoint | Sequence[Checkpoint],
     edition: str = "brats2017-2021",
+    outputs: Collection[str] = (),
     device: torch.device | None = None,
+    doubts: Doubts = "refuse",
 ) -> list[Path]:
     """Label every case and write `<out>/<case id>.nii.gz` on the grid of its files.
 
     Started again, it skips masks that the same model made of the same files with the same
     inference settings in the same edition; the receipt `<case id>.json` beside each mask says so.
-    While the network works on one patient, the next one is read.
+    It is written last, so a stop at any moment costs the patient at work and no other. While the
+    network works on one patient, the next one is read and looked over (`find_doubts`).
 
     Args:
         cases: Patients to label.
         out: Folder for the masks; made where it does not exist.
         model: From `load_checkpoint`. `dataclasses.replace(model, recipe=...)` predicts with
-            other inference settings.
+            other inference settings. Several are an ensemble.
         edition: Whose integers to write.
+        outputs: Which of "probabilities", "entropy" and "mutual_information" to write too, as
+            `<case id>_<name>.nii.gz` (`write_maps`).
         device: Where to run; None chooses.
+        doubts: "refuse" writes no mask where it would be wrong without looking so: modalities under
+            each other's names, a skull, modalities that do not lie on each other. "trust" labels
+            them too, and "strict" refuses where there is any warning. Each doubt is one line on
+            stderr and stands in the receipt.
 
     Returns:
         Paths of the masks, in the order of the cases.
 
     Raises:
         PermissionError: The folder cannot be written to.
-        ValueError: The edition is unknown, or an id occurs twice.
+        ValueError: The edition or an output is unknown, an id occurs twice, or modalities are
+            exchanged over all cases.
         PredictionError: Some cases failed; it names each with its reason, after the others
             were written.
     """
     get_schema(edition)
+    _refuse_unknown(outputs, doubts)
     _refuse_twins(cases)
-    out = RunFolder(Path(out)).create().path
-    device = pick_device() if device is None else torch.device(device)
-    receipts = {case.id: _receipt(case, model, edition) for case in cases}
-    to_do = [case for case in cases if not _is_done(_mask_path(out, case), receipts[case.id])]
-    if len(to_do) < len(cases):
-        sys.stdout.write(f"predict: {len(cases) - len(to_do)} kept, {len(to_do)} to make\n")
-    failed: dict[str, str] = {}
-    for case, reading in progress(_read_ahead(to_do), "predict", total=len(to_do)):
-        try:
-            scan = reading.result()
-            prediction = predict_scan(model.network, scan, model.recipe, device=device)
-            path = _mask_path(out, case)
-            _receipt_path(path).unlink(missing_ok=True)  # the mask it speaks of is about to go
-            write_labels(prediction.labels, path, like=scan, edition=edition)
-            _write_receipt(path, receipts[case.id])
-        except PATIENT_FAULTS as error:
-            failed[case.id] = " ".join(str(error).split()) or type(error).__name__
-            sys.stderr.write(f"predict: {case.id} failed: {failed[case.id]}\n")
-    written = [_mask_path(out, case) for case in cases if case.id not in failed]
+    task = _Task(
+        models=list(model) if isinstance(model, Sequence) else [model],
+        out=RunFolder(Path(out)).create().path,
+        edition=edition,
+        outputs=outputs,
+        device=pick_device() if device is None else torch.device(device),
+    )
+    with locked(task.out, work="filled"):
+        for stale in task.out.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
+            stale.unlink(missing_ok=True)
+        receipts = {case.id: receipt_of(case, task.models, edition) for case in cases}
+        done = {name for name, one in receipts.items() if is_done(task.out, name, one, outputs)}
+        to_do = [case for case in cases if case.id not in done]
+        if len(to_do) < len(cases):
+            sys.stdout.write(f"predict: {len(cases) - len(to_do)} kept, {len(to_do)} to make\n")
+        if to_do:
+            refuse_exchange(cases, doubts)
+        failed = _finish_all(task, to_do, receipts, doubts)
+    written = [mask_path(task.out, case.id) for case in cases if case.id not in failed]
     if failed:
         raise PredictionError(failed, written)
     return written
 
 
-def edition_of(masks: Path | str, *, otherwise: str) -> str:
-    """Read, from the receipts that `predict_folder` wrote, whose integers masks carry.
+def _finish_all(
+    task: "_Task",
+    cases: Sequence[Case],
+    receipts: Mapping[str, dict[str, object]],
+    doubts: Doubts,
+) -> dict[str, str]:
+    """Label case by case and say why some could not be."""
+    failed: dict[str, str] = {}
+    for case, reading in progress(read_ahead(cases, doubts), "predict", total=len(cases)):
+        try:
+            task.finish(*reading.result(), receipts[case.id])
+        except PATIENT_FAULTS as error:
+            failed[case.id] = " ".join(str(error).split()) or type(error).__name__
+            sys.stderr.write(f"predict: {case.id} failed: {failed[case.id]}\n")
+    return failed
 
-    Args:
-        masks: A mask, or a folder of them.
-        otherwise: What to return where there is no mask yet, or no receipt that can be read.
 
-    Raises:
-        ValueError: The masks of the folder are in several editions; names them.
-    """
-    masks = Path(masks)
-    paths = sorted(masks.glob("*.nii.gz")) if masks.is_dir() else [masks]
-    receipts = [_read_receipt(path) or {} for path in paths]
-    editions = sorted({receipt["edition"] for receipt in receipts if "edition" in receipt})
-    if len(editions) > 1:
-        msg = (
-            f"masks of {masks} must be in one edition; got {', '.join(editions)}. "
-            "Delete that folder and predict again: no integer says which edition it is of."
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """What is asked of every patient of a folder."""
+
+    models: Sequence[Checkpoint]
+    out: Path
+    edition: str
+    outputs: Collection[str]
+    device: torch.device
+
+    def finish(self, scan: Scan, doubted: Sequence[Finding], receipt: dict[str, object]) -> None:
+        """Label a scan and write what was asked for, the receipt last."""
+        prediction = self._label(scan)
+        clear_case(self.out, scan.id)
+        found = self._write(prediction, scan)
+        sign(self.out, scan.id, receipt, {**found, "doubts": [one.kind for one in doubted]})
+
+    def _label(self, scan: Scan) -> Prediction:
+        networks = [one.network for one in self.models]
+        recipes = [one.recipe for one in self.models]
+        is_one = len(networks) == 1
+        unsure = {"entropy", "mutual_information"} & {*self.outputs}
+        return predict_scan(
+            networks[0] if is_one else networks,
+            scan,
+            recipes[0] if is_one else recipes,
+            device=self.device,
+            keep_probs="probabilities" in self.outputs,
+            **({"uncertainty": True} if unsure else {}),
         )
+
+    def _write(self, prediction: Prediction, scan: Scan) -> dict[str, object]:
+        """Write the maps, then the mask; return what the receipt tells of them."""
+        for name in self.outputs:
+            maps = prediction.probs if name == "probabilities" else getattr(prediction, name)
+            one = maps[0] if len(maps) == 1 else maps  # one map needs no fourth axis
+            write_maps(one, map_path(self.out, scan.id, name), like=scan)
+        path = mask_path(self.out, scan.id)
+        write_labels(prediction.labels, path, like=scan, edition=self.edition)
+        if not prediction.labels.any():
+            sys.stderr.write(f"predict: {scan.id} note: no tumour was found.\n")
+        found: dict[str, object] = {"outputs": list(self.outputs)}
+        volumes = getattr(prediction, "volumes", None) or {}
+        told = {name: dataclasses.asdict(one) for name, one in volumes.items()}
+        return {**found, "volumes": told} if told else found
+
+
+def _refuse_unknown(outputs: Collection[str], doubts: str) -> None:
+    unknown = [name for name in outputs if name not in MAPS]
+    if unknown or isinstance(outputs, str):
+        msg = f"outputs must be some of {', '.join(MAPS)}; got {outputs!r}. Try ('entropy',)."
         raise ValueError(msg)
-    return editions[0] if editions else otherwise
-
-
-def _read_ahead(cases: Sequence[Case]) -> Iterator[tuple[Case, "Future[Scan]"]]:
-    """Yield each case with its scan being read, one patient ahead of the one in use."""
-    with ThreadPoolExecutor(max_workers=1) as reader:
-        waiting: list[tuple[Case, Future[Scan]]] = []
-        for case in cases:
-            waiting.append((case, reader.submit(load_scan, case)))
-            if len(waiting) > 1:
-                yield waiting.pop(0)
-        yield from waiting
+    if doubts not in ("refuse", "trust", "strict"):
+        msg = f"doubts must be 'refuse', 'trust' or 'strict'; got {doubts!r}."
+        raise ValueError(msg)
 
 
 def _refuse_twins(cases: Sequence[Case]) -> None:
@@ -139,53 +206,3 @@ def _refuse_twins(cases: Sequence[Case]) -> None:
     if twins:
         msg = f"case ids must differ; got {twins} more than once. One mask would hide the other."
         raise ValueError(msg)
-
-
-def _receipt(case: Case, model: Checkpoint, edition: str) -> dict[str, object]:
-    """Say what a mask depends on, as JSON gives it back; the expert mask is not looked at."""
-    values = {
-        "model": model.checksum,
-        "edition": edition,
-        "inference": dataclasses.asdict(model.recipe.inference),
-        "geometry": dataclasses.asdict(model.recipe.geometry),
-        "sources": {path.name: _facts(path) for path in map(Path, case.paths.values())},
-    }
-    if case.channels:
-        values["channels"] = dict(case.channels)
-    return json.loads(json.dumps(values))
-
-
-def _facts(path: Path) -> dict[str, int] | None:
-    try:
-        facts = path.stat()
-    except OSError:  # gone: reported when its turn comes
-        return None
-    return {"bytes": facts.st_size, "modified_s": int(facts.st_mtime)}
-
-
-def _is_done(path: Path, receipt: dict[str, object]) -> bool:
-    return path.is_file() and path.stat().st_size > 0 and _read_receipt(path) == receipt
-
-
-def _read_receipt(path: Path) -> dict[str, object] | None:
-    """Read the receipt of a mask; None where it is missing or damaged, which proves nothing."""
-    try:
-        receipt = json.loads(_receipt_path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return None
-    return receipt if isinstance(receipt, dict) else None
-
-
-def _write_receipt(path: Path, receipt: dict[str, object]) -> None:
-    text = json.dumps(receipt, indent=2) + "\n"
-    write_atomically(
-        _receipt_path(path), lambda temporary: temporary.write_text(text, encoding="utf-8")
-    )
-
-
-def _mask_path(out: Path, case: Case) -> Path:
-    return out / f"{case.id}.nii.gz"
-
-
-def _receipt_path(mask_path: Path) -> Path:
-    return mask_path.with_name(mask_path.name.removesuffix(".nii.gz") + ".json")

@@ -1,4 +1,4 @@
-"""Let one process at a time prepare a store: a second would clear away what the first is writing.
+"""Let one process at a time fill a folder: a second would clear away what the first is writing.
 
 The system holds the lock and lets go when its owner ends in whatever way, so none is ever stale.
 """
@@ -20,20 +20,21 @@ LOCK = ".lock"
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a store for the length of a `with` block.
+def locked(folder: Path, *, work: str = "prepared") -> Iterator[None]:
+    """Hold a folder for the length of a `with` block.
 
     Where no lock can be made, on Windows, in a folder that is only read, on a disk that knows none
     (a mounted Drive), the block runs without.
 
     Args:
-        folder: The store; must exist.
+        folder: A store, or a folder of masks; must exist.
+        work: What is done to it, for the refusal.
 
     Raises:
         RuntimeError: Another process, or another thread, holds it; says which.
     """
     path = folder / LOCK
-    file = _take(path)
+    file = _take(path, work)
     try:
         yield
     finally:
@@ -42,7 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
             os.close(file)
 
 
-def _take(path: Path) -> int | None:
+def _take(path: Path, work: str) -> int | None:
     while fcntl is not None:
         try:
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -54,7 +55,7 @@ def _take(path: Path) -> int | None:
             holder = os.read(file, 200).decode(errors="replace") or "another process"
             os.close(file)
             msg = (
-                f"{path.parent} must be prepared by one process at a time; got {holder} at work "
+                f"{path.parent} must be {work} by one process at a time; got {holder} at work "
                 "there. Wait until it is done, end it, or choose another folder."
             )
             raise RuntimeError(msg) from error

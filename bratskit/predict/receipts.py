@@ -1,0 +1,115 @@
+"""Say beside each mask what made it of what, so that a folder can be gone on with."""
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from bratskit.cases import MAPS, Case
+from bratskit.networks import Checkpoint
+from bratskit.runtime import write_atomically
+
+__all__ = ["clear_case", "edition_of", "is_done", "map_path", "mask_path", "receipt_of", "sign"]
+
+Receipt = dict[str, object]
+
+
+def receipt_of(case: Case, models: Sequence[Checkpoint], edition: str) -> Receipt:
+    """Say what a mask depends on, as JSON gives it back; the expert mask is not looked at."""
+    settings = [
+        {
+            "model": model.checksum,
+            "inference": dataclasses.asdict(model.recipe.inference),
+            "geometry": dataclasses.asdict(model.recipe.geometry),
+        }
+        for model in models
+    ]
+    values = {
+        "edition": edition,
+        **(settings[0] if len(settings) == 1 else {"ensemble": settings}),
+        "sources": {path.name: _facts(path) for path in map(Path, case.paths.values())},
+    }
+    if case.channels:
+        values["channels"] = dict(case.channels)
+    return json.loads(json.dumps(values))
+
+
+def is_done(out: Path, case_id: str, receipt: Receipt, outputs: Collection[str]) -> bool:
+    """Tell whether mask and maps are there, made as the receipt says."""
+    paths = [mask_path(out, case_id), *(map_path(out, case_id, name) for name in outputs)]
+    if not all(path.is_file() and path.stat().st_size > 0 for path in paths):
+        return False
+    found = _read(paths[0]) or {}
+    is_same = all(found.get(name) == value for name, value in receipt.items())
+    is_single = ("ensemble" in found) == ("ensemble" in receipt)
+    return is_same and is_single and set(outputs) <= set(found.get("outputs", ()))
+
+
+def clear_case(out: Path, case_id: str) -> None:
+    """Remove the receipt of a mask, then the maps: they speak of a mask that is about to go."""
+    _receipt_path(mask_path(out, case_id)).unlink(missing_ok=True)
+    for name in MAPS:
+        map_path(out, case_id, name).unlink(missing_ok=True)
+
+
+def sign(out: Path, case_id: str, receipt: Receipt, found: Mapping[str, object]) -> None:
+    """Write the receipt of a mask, the last of a patient's files; `found` is told, not compared."""
+    text = json.dumps({**receipt, **found}, indent=2) + "\n"
+    write_atomically(
+        _receipt_path(mask_path(out, case_id)),
+        lambda temporary: temporary.write_text(text, encoding="utf-8"),
+    )
+
+
+def edition_of(masks: Path | str, *, otherwise: str) -> str:
+    """Read, from the receipts that `predict_folder` wrote, whose integers masks carry.
+
+    Args:
+        masks: A mask, or a folder of them.
+        otherwise: What to return where there is no mask yet, or no receipt that can be read.
+
+    Raises:
+        ValueError: The masks of the folder are in several editions; names them.
+    """
+    masks = Path(masks)
+    paths = sorted(masks.glob("*.nii.gz")) if masks.is_dir() else [masks]
+    receipts = [_read(path) or {} for path in paths]
+    editions = sorted({receipt["edition"] for receipt in receipts if "edition" in receipt})
+    if len(editions) > 1:
+        msg = (
+            f"masks of {masks} must be in one edition; got {', '.join(editions)}. "
+            "Delete that folder and predict again: no integer says which edition it is of."
+        )
+        raise ValueError(msg)
+    return editions[0] if editions else otherwise
+
+
+def mask_path(out: Path, case_id: str) -> Path:
+    """Name the mask of a case."""
+    return out / f"{case_id}.nii.gz"
+
+
+def map_path(out: Path, case_id: str, name: str) -> Path:
+    """Name one of `MAPS` of a case."""
+    return out / f"{case_id}_{name}.nii.gz"
+
+
+def _facts(path: Path) -> dict[str, int] | None:
+    try:
+        facts = path.stat()
+    except OSError:  # gone: reported when its turn comes
+        return None
+    return {"bytes": facts.st_size, "modified_s": int(facts.st_mtime)}
+
+
+def _read(path: Path) -> Receipt | None:
+    """Read the receipt of a mask; None where it is missing or damaged, which proves nothing."""
+    try:
+        receipt = json.loads(_receipt_path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return receipt if isinstance(receipt, dict) else None
+
+
+def _receipt_path(mask: Path) -> Path:
+    return mask.with_name(mask.name.removesuffix(".nii.gz") + ".json")
