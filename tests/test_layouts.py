@@ -93,7 +93,7 @@ def test_an_oracles_prediction_is_the_mask_it_never_saw(
 ):
     def oracle(network, scan, recipe, **options):
         assert scan.labels is None
-        return SimpleNamespace(labels=phantom.scan.labels)
+        return SimpleNamespace(labels=phantom.scan.labels, volumes=None)
 
     monkeypatch.setattr(predict_folder_module, "predict_scan", oracle)
     model = SimpleNamespace(checksum="oracle", recipe=get_recipe("smoke"), network=None)

@@ -1,6 +1,5 @@
 """Label many patients into one folder, resumable; one patient's fault stops no other."""
 
-import dataclasses
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -161,17 +160,13 @@ class _Task:
         sign(self.out, scan.id, receipt, {**found, "doubts": [one.kind for one in doubted]})
 
     def _label(self, scan: Scan) -> Prediction:
-        networks = [one.network for one in self.models]
-        recipes = [one.recipe for one in self.models]
-        is_one = len(networks) == 1
-        unsure = {"entropy", "mutual_information"} & {*self.outputs}
         return predict_scan(
-            networks[0] if is_one else networks,
+            [one.network for one in self.models],
             scan,
-            recipes[0] if is_one else recipes,
+            [one.recipe for one in self.models],
             device=self.device,
             keep_probs="probabilities" in self.outputs,
-            **({"uncertainty": True} if unsure else {}),
+            uncertainty=bool({"entropy", "mutual_information"} & {*self.outputs}),
         )
 
     def _write(self, prediction: Prediction, scan: Scan) -> dict[str, object]:
@@ -185,8 +180,8 @@ class _Task:
         if not prediction.labels.any():
             sys.stderr.write(f"predict: {scan.id} note: no tumour was found.\n")
         found: dict[str, object] = {"outputs": list(self.outputs)}
-        volumes = getattr(prediction, "volumes", None) or {}
-        told = {name: dataclasses.asdict(one) for name, one in volumes.items()}
+        volumes = prediction.volumes or {}
+        told = {name: one._asdict() for name, one in volumes.items()}
         return {**found, "volumes": told} if told else found
 
 
