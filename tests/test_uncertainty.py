@@ -33,6 +33,15 @@ def test_entropy_is_the_one_by_hand(probs, targets, bits):
     np.testing.assert_allclose(found.ravel(), bits, atol=1e-6)
 
 
+@pytest.mark.parametrize("targets", ["labels", "regions"])
+def test_an_average_that_rounds_to_above_one_is_certain(targets):
+    above = np.nextafter(np.float32(1), np.float32(2))
+    found = entropy_bits(volume(float(above), 0.0, 0.0), targets)
+    assert found.ravel().tolist() == [0.0] * len(found)
+    regions = region_probs(np.full((3 if targets == "regions" else 4, 2), above), targets=targets)
+    assert all(p.max() <= 1 for p in regions.values())
+
+
 def test_members_that_are_each_sure_but_disagree_are_all_mutual_information():
     running = RunningUncertainty("labels")
     for member in ((1.0, 0.0), (0.0, 1.0), (1.0, 0.0), (0.0, 1.0)):

@@ -28,6 +28,7 @@ def entropy_bits(probs: Float[Tensor, "l i j k"], targets: Targets) -> Float[Ten
         >>> entropy_bits(torch.full((4, 1, 1, 1), 0.25), "labels").item()
         2.0
     """
+    probs = probs.clamp(0, 1)  # averaged windows and members may round to just above 1
     parts = torch.special.entr(probs)
     if targets == "regions":
         return (parts + torch.special.entr(1 - probs)) / math.log(2)

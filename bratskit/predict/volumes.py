@@ -35,10 +35,12 @@ def region_probs(
         >>> {name: round(float(p), 2) for name, p in region_probs(probs, targets="labels").items()}
         {'WT': 0.6, 'TC': 0.4, 'ET': 0.1}
     """
-    if targets == "regions":
-        return dict(zip(REGIONS, probs, strict=True))
-    sums = {name: sum(probs[label] for label in labels) for name, labels in REGIONS.items()}
-    return {name: np.minimum(value, 1) for name, value in sums.items()}  # rounding
+    found = (
+        dict(zip(REGIONS, probs, strict=True))
+        if targets == "regions"
+        else {name: sum(probs[label] for label in labels) for name, labels in REGIONS.items()}
+    )
+    return {name: np.minimum(value, 1) for name, value in found.items()}  # averages round above 1
 
 
 def volumes_of(
