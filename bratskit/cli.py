@@ -166,6 +166,20 @@ def _train(options: argparse.Namespace) -> int:
     return run_train(options)
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from bratskit.jobs.tune import run_tune
+
+    return run_tune(options)
+
+
+def _models(options: argparse.Namespace) -> int:
+    from bratskit.networks import list_models, models_table
+
+    listed = list_models(options.dir)
+    _say(models_table(listed))
+    return FOUND_PROBLEMS if any(item.problem for item in listed) else 0
+
+
 def _predict(options: argparse.Namespace) -> int:
     from bratskit.jobs.predict import run_predict
 
@@ -214,6 +228,8 @@ def _run_of(command: str) -> Callable[[argparse.Namespace], int]:
         "prepare": _prepare,
         "split": _split,
         "train": _train,
+        "tune": _tune,
+        "models": _models,
         "predict": _predict,
         "evaluate": _evaluate,
         "report": _report,

@@ -57,6 +57,8 @@ class RunFolder:
     trackers = property(lambda self: self.path / "trackers.json", doc="Its ids elsewhere.")
     last = property(lambda self: self.path / "last.pt", doc="Everything needed to go on.")
     best = property(lambda self: self.path / "best.pt", doc="Weights of the best validation.")
+    tuned = property(lambda self: self.path / "tuned.pt", doc="The same, with chosen clean-up.")
+    tuning = property(lambda self: self.path / "tuning.json", doc="How that was chosen.")
     predictions = property(lambda self: self.path / "predictions", doc="Masks, native grid.")
     scores = property(lambda self: self.path / "scores.csv", doc="One row a case and region.")
     summary = property(lambda self: self.path / "summary.json", doc="Means with intervals.")

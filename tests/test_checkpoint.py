@@ -100,6 +100,13 @@ def test_other_channel_order_is_refused_by_name(path):
     assert load_checkpoint(path, expect_modalities=("flair", "t1", "t1ce", "t2"))
 
 
+def test_another_grid_is_refused_by_the_settings_that_differ(path, recipe):
+    assert load_checkpoint(path, expect_geometry=recipe.geometry)
+    finer = replace(recipe.geometry, spacing_mm=(1.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"spacing_mm \(2.0, 2.0, 2.0\) and not \(1.0, 1.0, 1.0\)"):
+        load_checkpoint(path, expect_geometry=finer)
+
+
 def test_a_card_that_contradicts_the_recipe_is_refused(tmp_path, network, recipe):
     card = {"modalities": ["t2", "t1ce", "t1", "flair"]}
     with pytest.raises(ValueError, match="in the order"):

@@ -45,7 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bratskit {bratskit.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for describe in (
-        _demo, _check, _phantom, _prepare, _split, _train, _predict, _evaluate, _report
+        _demo, _check, _phantom, _prepare, _split, _train, _tune, _models, _predict, _evaluate,
+        _report,
     ):  # fmt: skip
         describe(commands.add_parser)
     return parser
@@ -134,6 +135,24 @@ def _train(add: Add) -> None:
     )
     _recipe(train, None, f"the run's own, or {DEFAULT_RECIPE}")
     _changes(train)
+
+
+def _tune(add: Add) -> None:
+    tune = _command(add, "tune", "Choose temperature and clean-up on validation patients.", "RUN")
+    tune.add_argument(
+        "dir", metavar="DIR", type=Path, nargs="?", help="its cases; those it was begun with"
+    )
+    tune.add_argument(
+        "--temperature",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="fit one, or leave the recipe's; a pass or two more over the patients",
+    )
+    _edition(tune, "edition of the expert masks")
+
+
+def _models(add: Add) -> None:
+    _command(add, "models", "List the networks below a folder; exit 1 where one is none.", "DIR")
 
 
 def _predict(add: Add) -> None:

@@ -1,12 +1,6 @@
 """Say what is learned: the U-Net, networks by name, and the file a trained one lives in."""
 
-from bratskit.networks.checkpoint import (
-    Checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-    saved_model,
-    write_checksums,
-)
+from bratskit.networks.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bratskit.networks.describe import (
     Description,
     Ledger,
@@ -15,6 +9,8 @@ from bratskit.networks.describe import (
     describe_network,
     without_data,
 )
+from bratskit.networks.listing import Listed, list_models, models_table
+from bratskit.networks.shipped import saved_model, write_checksums
 from bratskit.networks.unet import UNet
 from bratskit.networks.zoo import NETWORKS, build_network, network_of
 
@@ -24,11 +20,14 @@ __all__ = [
     "Description",
     "Ledger",
     "Level",
+    "Listed",
     "UNet",
     "build_network",
     "bytes_at_peak",
     "describe_network",
+    "list_models",
     "load_checkpoint",
+    "models_table",
     "network_of",
     "save_checkpoint",
     "saved_model",

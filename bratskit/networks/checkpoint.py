@@ -13,17 +13,32 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-import bratskit
 from bratskit.networks.zoo import network_of
 from bratskit.preprocess.budget import refuse_full_disk
 from bratskit.runtime import made_by, write_atomically
-from bratskit.settings import TARGET_NAMES, Recipe, Targets
+from bratskit.settings import TARGET_NAMES, GeometrySettings, Recipe, Targets
 
-__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint", "saved_model", "write_checksums"]
+__all__ = ["Checkpoint", "load_checkpoint", "save_checkpoint"]
 
 FORMAT = "bratskit-checkpoint"
 VERSION = 1
-CHECKSUMS = "SHA256SUMS"
+PARTS = {"version": int, "recipe": dict, "card": dict, "state_dict": dict}
+NAMED = ("modalities", "targets")  # what every card says
+
+# What `torch.load` has raised on files with bytes changed at random.
+UNREADABLE = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    OSError,
+    EOFError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+)
 
 Card: TypeAlias = dict[str, object]
 
@@ -116,6 +131,7 @@ def load_checkpoint(
     *,
     expect_modalities: Sequence[str] | None = None,
     expect_targets: Targets | None = None,
+    expect_geometry: GeometrySettings | None = None,
 ) -> Checkpoint:
     """Read a network back, running no code that the file might contain.
 
@@ -123,6 +139,7 @@ def load_checkpoint(
         path: File that `save_checkpoint` wrote.
         expect_modalities: Channel order the caller is about to feed; None takes the checkpoint's.
         expect_targets: What the caller takes the answer for; None takes the checkpoint's.
+        expect_geometry: By which the caller's cases were prepared; None takes the checkpoint's.
 
     Returns:
         The network in evaluation mode on the CPU, float32, with its recipe and card.
@@ -131,7 +148,7 @@ def load_checkpoint(
         FileNotFoundError: There is no such file.
         ValueError: The file is cut off, is no bratskit checkpoint, is of a newer format, or its
             channels stand in another order than the caller's, or it answers other targets than
-            its recipe or the caller says.
+            its recipe or the caller says, or it learned on another grid than the caller's.
     """
     path = Path(path)
     if not path.is_file():
@@ -151,66 +168,18 @@ def load_checkpoint(
         _refuse_other_order(recipe.modalities, tuple(expect_modalities), where=str(path))
     if expect_targets is not None:
         _refuse_other_targets(card["targets"], TARGET_NAMES[expect_targets], where=str(path))
+    if expect_geometry is not None:
+        _refuse_other_geometry(recipe.geometry, expect_geometry, where=str(path))
     network = network_of(recipe)
     _fill(network, content["state_dict"], path)
     return Checkpoint(
         network=network.eval(),
         recipe=recipe,
         card=card,
-        training=content["training"],
+        training=content.get("training"),
         path=path,
         checksum=hashlib.sha256(data).hexdigest(),
     )
-
-
-def saved_model(folder: Path | str | None = None) -> Path:
-    """Find the network that comes with the repository, and prove that it is whole.
-
-    Args:
-        folder: Where to look; None is `saved_model/` beside the package.
-
-    Returns:
-        The `*.pt` file that sorts last by name, its checksum verified against `SHA256SUMS`.
-
-    Raises:
-        FileNotFoundError: There is none; the message holds the command that makes one.
-        ValueError: The file is not the one its checksum was written for.
-    """
-    folder = Path(bratskit.__file__).parents[1] / "saved_model" if folder is None else Path(folder)
-    files = sorted(folder.glob("*.pt"))
-    if not files:
-        msg = (
-            f"saved model must be in {folder}; got no *.pt file there. Train one with `make demo`, "
-            "then `python -m bratskit.jobs.ship runs/demo saved_model NAME`."
-        )
-        raise FileNotFoundError(msg)
-    path = files[-1]
-    known = _read_checksums(folder / CHECKSUMS)
-    if known.get(path.name) != hashlib.sha256(path.read_bytes()).hexdigest():
-        msg = (
-            f"{path} must have the checksum written in {CHECKSUMS}; got another file. "
-            f"Fetch it again with `git checkout -- {folder.name}`."
-        )
-        raise ValueError(msg)
-    return path
-
-
-def write_checksums(folder: Path | str) -> Path:
-    """Write `SHA256SUMS` for every `*.pt` of a folder, in the form that `sha256sum -c` reads."""
-    path = Path(folder) / CHECKSUMS
-    lines = [
-        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
-        for file in sorted(Path(folder).glob("*.pt"))
-    ]
-    write_atomically(path, lambda temporary: temporary.write_text("".join(lines), encoding="utf-8"))
-    return path
-
-
-def _read_checksums(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return {name.lstrip("*"): digest for digest, name in (line.split(maxsplit=1) for line in lines)}
 
 
 def _weights(network: nn.Module, *, half: bool) -> dict[str, Tensor]:
@@ -248,7 +217,7 @@ def _read(data: bytes, path: Path) -> dict[str, object]:
         raise ValueError(msg)
     try:
         content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+    except UNREADABLE as error:
         msg = (
             f"{path} must be a bratskit checkpoint; got a damaged file, or one that would run "
             "code when opened. Copy it again, or save it with bratskit.networks.save_checkpoint."
@@ -260,6 +229,7 @@ def _read(data: bytes, path: Path) -> dict[str, object]:
             "Save it with bratskit.networks.save_checkpoint."
         )
         raise ValueError(msg)
+    _refuse_incomplete(content, path)
     if content["version"] > VERSION:
         msg = (
             f"format of {path} must be at most {VERSION}; got {content['version']}. "
@@ -267,6 +237,36 @@ def _read(data: bytes, path: Path) -> dict[str, object]:
         )
         raise ValueError(msg)
     return content
+
+
+def _refuse_incomplete(content: Mapping[str, object], path: Path) -> None:
+    """Refuse a file that says it is a checkpoint and lacks what every one has."""
+    wrong = [name for name, kind in PARTS.items() if not isinstance(content.get(name), kind)]
+    if "card" not in wrong:
+        wrong += [
+            f"card.{name}" for name in NAMED if not isinstance(content["card"].get(name), list)
+        ]
+    if wrong:
+        msg = (
+            f"{path} must be a bratskit checkpoint; got one without {', '.join(wrong)}, which no "
+            "version of bratskit has written. Take another copy."
+        )
+        raise ValueError(msg)
+
+
+def _refuse_other_geometry(
+    found: GeometrySettings, wanted: GeometrySettings, *, where: str
+) -> None:
+    """Name the settings of the grid that differ; a network sees sizes in voxels, never in mm."""
+    pairs = {name: (value, getattr(wanted, name)) for name, value in vars(found).items()}
+    other = {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    if other:
+        told = "; ".join(f"{name} {mine} and not {asked}" for name, (mine, asked) in other.items())
+        msg = (
+            f"geometry of {where} must be that of the cases; got {told}. "
+            "Prepare the cases by the recipe of the network, or take another checkpoint."
+        )
+        raise ValueError(msg)
 
 
 def _refuse_other_order(found: tuple[str, ...], wanted: tuple[str, ...], *, where: str) -> None:
