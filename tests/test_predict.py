@@ -188,7 +188,7 @@ def test_a_training_network_is_lent_and_given_back(case, recipe):
 
 def test_a_box_too_large_for_the_memory_goes_through_in_windows(case, recipe, monkeypatch):
     prepared = prepare_scan(load_scan(case), recipe)
-    monkeypatch.setattr(forms, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(forms, "free_bytes", lambda device: 1000)
     called = []
     original = forms.sliding_window
     monkeypatch.setattr(

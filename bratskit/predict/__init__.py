@@ -10,13 +10,20 @@ from bratskit.predict.clean import (
 )
 from bratskit.predict.fold import Folded, average_members, fold_members
 from bratskit.predict.folder import PredictionError, predict_folder
-from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of
+from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of, volume_slabs
 from bratskit.predict.members import MIRRORS, Member, list_members, run_member
-from bratskit.predict.predict import Prediction, predict_case, predict_prepared, predict_scan
+from bratskit.predict.predict import (
+    Prediction,
+    label_prepared,
+    predict_case,
+    predict_prepared,
+    predict_scan,
+)
 from bratskit.predict.receipts import edition_of
+from bratskit.predict.stream import sliding_window, window_slabs
 from bratskit.predict.uncertainty import RunningUncertainty, entropy_bits
 from bratskit.predict.volumes import Volume, region_probs, volumes_of
-from bratskit.predict.window import gaussian_weights, single_pass, sliding_window, window_starts
+from bratskit.predict.window import gaussian_weights, single_pass, window_starts
 
 __all__ = [
     "MIRRORS",
@@ -37,6 +44,7 @@ __all__ = [
     "forward_volume",
     "gaussian_weights",
     "image_of",
+    "label_prepared",
     "list_members",
     "predict_case",
     "predict_folder",
@@ -52,6 +60,8 @@ __all__ = [
     "temper",
     "temperature_of",
     "tidy",
+    "volume_slabs",
     "volumes_of",
+    "window_slabs",
     "window_starts",
 ]

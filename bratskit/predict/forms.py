@@ -1,25 +1,21 @@
 """Run a network over a whole prepared volume, in the form that the recipe and the memory allow."""
 
 import contextlib
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bratskit.networks import bytes_at_peak
-from bratskit.predict.window import fits_at_once, single_pass, sliding_window
+from bratskit.predict.memory import bytes_of_pass, bytes_of_slabs, free_bytes
+from bratskit.predict.stream import Slab, sliding_window, window_slabs
+from bratskit.predict.window import fits_at_once, single_pass
 from bratskit.preprocess import Prepared
 from bratskit.runtime import pick_precision
 from bratskit.settings import Recipe
 
-__all__ = ["arithmetic", "evaluating", "forward_volume", "image_of"]
-
-# Resident memory of a float32 pass on a CPU peaked at 0.95 to 1.31 times the features that live at
-# once (all five networks and three kinds of block on 96 x 128 x 96); rounded up.
-WORKING_COPIES = 1.5
+__all__ = ["arithmetic", "evaluating", "forward_volume", "image_of", "volume_slabs"]
 
 
 def forward_volume(
@@ -51,21 +47,57 @@ def forward_volume(
         ValueError: The network answers fewer or more than the recipe's targets.
         RuntimeError: The network says NaN or infinity, in float32 too.
     """
-    settings = recipe.inference
-    answer = {"targets": recipe.targets, "temperature": settings.temperature}
-    if settings.mode == "single" and _fits(network, image, memory_bytes):
-        probs = single_pass(network, image, **answer)
+    if _is_single(network, tuple(image.shape), recipe, image.device, memory_bytes):
+        probs = single_pass(network, image, **_answer(recipe))
     else:
-        probs = sliding_window(
-            network,
-            image,
-            window_vox=settings.window_vox,
-            overlap=settings.overlap,
-            weights=settings.weights,
-            **answer,
-        )
+        probs = sliding_window(network, image, **_windows(recipe), **_answer(recipe))
     _refuse_other_targets(len(probs), recipe)
     return probs
+
+
+def volume_slabs(
+    network: nn.Module,
+    prepared: Prepared,
+    recipe: Recipe,
+    *,
+    device: torch.device,
+    memory_bytes: int | None = None,
+) -> Iterator[Slab]:
+    """Do what `forward_volume` does and hand out slabs, so that no volume need be held.
+
+    A single pass is one slab; windows hand out each slab as soon as it is finished. The image is
+    left where it is, in memory or in a file, and read window by window.
+
+    Args:
+        network: As for `forward_volume`, on `device`.
+        prepared: A case prepared by the same recipe.
+        recipe: How, as for `forward_volume`.
+        device: Where the network is.
+        memory_bytes: What may be taken beside the image and the labels decided from the slabs by
+            `labels_from_slabs`; None is half of what is free.
+
+    Yields:
+        First plane and probabilities `(L, n, j, k)` float32 on the CPU, whose memory is used again.
+
+    Raises:
+        ValueError: `memory_bytes` holds no single window, or channels or targets are not those of
+            the recipe.
+    """
+    _refuse_other_channels(prepared, recipe)
+    shape = prepared.image.shape
+    if _is_single(network, shape, recipe, device, memory_bytes):
+        image = image_of(prepared, recipe, device)
+        slabs = iter([(0, single_pass(network, image, **_answer(recipe)))])
+    else:
+        if memory_bytes is not None and device.type != "cuda":
+            least = bytes_of_slabs(network, shape, recipe, prepared.geometry)
+            _refuse_too_little(memory_bytes, least, recipe)
+        slabs = window_slabs(
+            network, prepared.image, device=device, **_windows(recipe), **_answer(recipe)
+        )
+    for start, slab in slabs:
+        _refuse_other_targets(len(slab), recipe)
+        yield start, slab.cpu()
 
 
 def image_of(prepared: Prepared, recipe: Recipe, device: torch.device) -> Float[Tensor, "c i j k"]:
@@ -98,31 +130,41 @@ def arithmetic(device: torch.device, recipe: Recipe) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
-def _fits(network: nn.Module, image: Tensor, memory_bytes: int | None) -> bool:
-    """Say whether a whole volume can go through at once: the network takes it, the memory too."""
-    size = tuple(image.shape[1:])
-    if not fits_at_once(network, size):
+def _answer(recipe: Recipe) -> dict[str, object]:
+    return {"targets": recipe.targets, "temperature": recipe.inference.temperature}
+
+
+def _windows(recipe: Recipe) -> dict[str, object]:
+    settings = recipe.inference
+    return {name: getattr(settings, name) for name in ("window_vox", "overlap", "weights")}
+
+
+def _is_single(
+    network: nn.Module,
+    shape: Sequence[int],
+    recipe: Recipe,
+    device: torch.device,
+    memory_bytes: int | None,
+) -> bool:
+    """Say whether a whole volume shall and can go through at once: by recipe, network, memory."""
+    if recipe.inference.mode != "single" or not fits_at_once(network, tuple(shape[1:])):
         return False
     if memory_bytes is None:
-        free = _free_bytes(image.device)
+        free = free_bytes(device)
         if free is None:
             return True
         memory_bytes = free // 2
-    multiple = getattr(network, "multiple_vox", 1)
-    padded = tuple(-(-length // multiple) * multiple for length in size)
-    return WORKING_COPIES * bytes_at_peak(network, (1, len(image), *padded)) <= memory_bytes
+    return bytes_of_pass(network, shape, recipe) <= memory_bytes
 
 
-def _free_bytes(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():  # not Linux
-        return None
-    for line in meminfo.read_text(encoding="utf-8").splitlines():
-        if line.startswith("MemAvailable"):
-            return int(line.split()[1]) * 1024
-    return None
+def _refuse_too_little(memory_bytes: int, least: int, recipe: Recipe) -> None:
+    if memory_bytes < least:
+        msg = (
+            f"memory_bytes must be at least {least:,} for windows of "
+            f"{recipe.inference.window_vox}; got {memory_bytes:,}. Give {least / 1e9:.1f} GB, or "
+            "take smaller windows, which may label worse."
+        )
+        raise ValueError(msg)
 
 
 def _refuse_other_targets(n_channels: int, recipe: Recipe) -> None:

@@ -14,13 +14,20 @@ from bratskit.labels import LABELS
 from bratskit.networks import Checkpoint
 from bratskit.predict.clean import tidy
 from bratskit.predict.fold import Folded, average_members, fold_members
+from bratskit.predict.forms import arithmetic, evaluating, volume_slabs
 from bratskit.predict.members import list_members
 from bratskit.predict.volumes import Volume
-from bratskit.preprocess import Prepared, brain_mask, decide, prepare_scan
+from bratskit.preprocess import (
+    Prepared,
+    brain_mask,
+    decide,
+    labels_from_slabs,
+    prepare_scan,
+)
 from bratskit.runtime import pick_device
 from bratskit.settings import Recipe
 
-__all__ = ["Prediction", "predict_case", "predict_prepared", "predict_scan"]
+__all__ = ["Prediction", "label_prepared", "predict_case", "predict_prepared", "predict_scan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +96,44 @@ def predict_prepared(
     return average_members(members, prepared, device=device, memory_bytes=memory_bytes)
 
 
+def label_prepared(
+    network: nn.Module | Sequence[nn.Module],
+    prepared: Prepared,
+    recipe: Recipe | Sequence[Recipe],
+    *,
+    device: torch.device | None = None,
+    memory_bytes: int | None = None,
+) -> NDArray[np.uint8]:
+    """Label a prepared case on its native grid `(I, J, K)`, slab by slab where windows slide.
+
+    Args:
+        network: From images to logits; moved to `device` and left in the mode it came in. Several
+            are an ensemble.
+        prepared: A case prepared by the same recipe.
+        recipe: As for `predict_prepared`.
+        device: Where to run; None chooses.
+        memory_bytes: What may be taken beside the image and the labels; None is half of what is
+            free. Several passes are averaged on the whole prepared grid, which takes three times
+            their probabilities above that.
+
+    Raises:
+        ValueError: As for `predict_prepared`, or `memory_bytes` holds no single window.
+    """
+    device = pick_device() if device is None else torch.device(device)
+    members = list_members(network, recipe, case_id=prepared.id)
+    one = members[0]
+    if len(members) > 1:
+        probs = average_members(members, prepared, device=device, memory_bytes=memory_bytes)
+        return prepared.geometry.invert_to_labels(probs, targets=one.recipe.targets)
+    one.network.to(device, memory_format=torch.channels_last_3d)
+    with evaluating(one.network), arithmetic(device, one.recipe):
+        slabs = volume_slabs(
+            one.network, prepared, one.recipe, device=device, memory_bytes=memory_bytes
+        )
+        planes = ((start, slab.numpy()) for start, slab in slabs)
+        return labels_from_slabs(prepared.geometry, planes, targets=one.recipe.targets)
+
+
 def predict_scan(
     network: nn.Module | Sequence[nn.Module],
     scan: Scan,
@@ -97,12 +142,16 @@ def predict_scan(
     device: torch.device | None = None,
     keep_probs: bool = False,
     uncertainty: bool = False,
+    memory_bytes: int | None = None,
 ) -> Prediction:
     """Label a scan on its own grid.
 
     Probabilities go back to the native grid first, the decision (argmax, or regions over one half
     painted) comes last, then voxels without a signal in any modality become background (no brain,
     no tumour), then the mask is tidied as the recipe asks (`bratskit.predict.tidy`).
+
+    Where only the mask is asked for, no native probabilities are ever held, and with windows no
+    prepared ones either: a slab is decided as soon as it is finished.
 
     Args:
         network: From images to logits. Several are an ensemble: their probabilities are averaged.
@@ -113,23 +162,32 @@ def predict_scan(
         keep_probs: Whether to return probabilities on the native grid too.
         uncertainty: Whether to return entropy, mutual information and volumes with an interval
             too. It costs no further pass: `recipe.inference` says how many there are.
+        memory_bytes: What the network may take beside the scan and its prepared image, see
+            `label_prepared`; None is half of what is free.
 
     Returns:
         The prediction, in RAS+ like the scan.
+
+    Raises:
+        ValueError: `memory_bytes` holds no single window; the message says what it takes.
     """
     first = recipe if isinstance(recipe, Recipe) else recipe[0]
     prepared = prepare_scan(dataclasses.replace(scan, labels=None), first)
-    probs, sureness = _ask(network, prepared, recipe, device=device, uncertainty=uncertainty)
+    options = {"device": device, "memory_bytes": memory_bytes}
+    native = sureness = None
+    if not (keep_probs or uncertainty):
+        labels = label_prepared(network, prepared, recipe, **options)
+    else:
+        probs, sureness = _ask(network, prepared, recipe, uncertainty=uncertainty, **options)
     outside = ~brain_mask(scan.image)
-    native = None
     if keep_probs:
         native = prepared.geometry.invert(probs, targets=first.targets)
         native[:, outside] = 0
         native[0, outside] = float(first.targets == "labels")
         labels = decide(native, targets=first.targets)
-    else:
+    elif uncertainty:
         labels = prepared.geometry.invert_to_labels(probs, targets=first.targets)
-        labels[outside] = 0
+    labels[outside] = 0
     labels = tidy(labels, first.inference, spacing_mm=scan.spacing_mm, brain=~outside)
     return Prediction(
         id=scan.id,
@@ -147,6 +205,7 @@ def predict_case(
     device: torch.device | None = None,
     keep_probs: bool = False,
     uncertainty: bool = False,
+    memory_bytes: int | None = None,
 ) -> Prediction:
     """Read a case from disk and label it with a trained model, or with several as one.
 
@@ -157,6 +216,7 @@ def predict_case(
         device: Where to run; None chooses.
         keep_probs: Whether to return probabilities on the native grid too.
         uncertainty: Whether to return entropy, mutual information and volumes too.
+        memory_bytes: What the network may take, see `predict_scan`.
 
     Raises:
         ValueError: A file is damaged, the grids of the modalities differ, or the models of an
@@ -170,6 +230,7 @@ def predict_case(
         device=device,
         keep_probs=keep_probs,
         uncertainty=uncertainty,
+        memory_bytes=memory_bytes,
     )
 
 
@@ -179,14 +240,16 @@ def _ask(
     recipe: Recipe | Sequence[Recipe],
     *,
     device: torch.device | None,
+    memory_bytes: int | None,
     uncertainty: bool,
 ) -> tuple[NDArray[np.float32], Folded | None]:
     """Give probabilities, and how sure they are where that is asked for."""
     if not uncertainty:
-        return predict_prepared(network, prepared, recipe, device=device), None
+        options = {"device": device, "memory_bytes": memory_bytes}
+        return predict_prepared(network, prepared, recipe, **options), None
     device = pick_device() if device is None else torch.device(device)
     members = list_members(network, recipe, case_id=prepared.id)
-    folded = fold_members(members, prepared, device=device)
+    folded = fold_members(members, prepared, device=device, memory_bytes=memory_bytes)
     return folded.probs, folded
 
 

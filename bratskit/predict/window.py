@@ -1,9 +1,6 @@
-"""Run a network over a volume of any size, at once or by windows; it knows no grids or files."""
+"""Run a network over one window or a whole volume, and say where windows go and how they count."""
 
-import itertools
 import math
-from collections.abc import Iterator
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +9,17 @@ from torch import Tensor, nn
 
 from bratskit.settings import Targets
 
-__all__ = ["fits_at_once", "gaussian_weights", "single_pass", "sliding_window", "window_starts"]
+__all__ = [
+    "Triple",
+    "fits_at_once",
+    "gaussian_profile",
+    "gaussian_weights",
+    "probabilities",
+    "refuse_misfit",
+    "single_pass",
+    "smallest_size",
+    "window_starts",
+]
 
 Triple = tuple[int, int, int]
 
@@ -54,59 +61,8 @@ def single_pass(
             f"takes; got {size}. Use bratskit.predict.sliding_window with that window."
         )
         raise ValueError(msg)
-    padded = _pad(image, _smallest(network, size))
-    return _crop(_probabilities(network, padded, targets, temperature), size)
-
-
-def sliding_window(
-    network: nn.Module,
-    image: Float[Tensor, "c i j k"],
-    *,
-    window_vox: Triple,
-    overlap: float = 0.5,
-    weights: Literal["gaussian", "flat"] = "gaussian",
-    targets: Targets = "labels",
-    temperature: float = 1.0,
-) -> Float[Tensor, "l i j k"]:
-    """Label the volume window by window and average where windows overlap.
-
-    Probabilities are averaged, not logits, so that one very sure window cannot outvote the rest.
-    A window longer than the volume shrinks to the volume (rounded up to what the network takes),
-    so that one window over everything is exactly a single pass. Where the network takes images of
-    one size only, the window keeps that and a smaller volume is padded to it.
-
-    Args:
-        network: From images to logits.
-        image: Z-scored intensities `(C, I, J, K)`.
-        window_vox: Size of the window, multiples of the network's `multiple_vox`.
-        overlap: Share of a window that the next one covers again, at least.
-        weights: "gaussian" trusts the middle of a window, where the network saw most context;
-            "flat" trusts all of it alike.
-        targets: What the logits answer, as for `single_pass`.
-        temperature: Logits are divided by it, as for `single_pass`.
-
-    Returns:
-        Probabilities `(L, I, J, K)` float32; those of labels sum to 1 over L.
-
-    Raises:
-        ValueError: The window does not fit the network, or `overlap` is not in [0, 1).
-        RuntimeError: The network says NaN or infinity, in float32 too.
-    """
-    _refuse_misfit(network, window_vox, overlap, weights)
-    size = tuple(image.shape[1:])
-    limit = _smallest(network, size)
-    window = tuple(min(pair) for pair in zip(window_vox, limit, strict=True))
-    padded = _pad(image, tuple(max(pair) for pair in zip(size, window, strict=True)))
-    weight = gaussian_weights(window) if weights == "gaussian" else torch.ones(window)
-    weight = weight.to(image.device)
-    total, weight_sum = None, torch.zeros(padded.shape[1:], device=image.device)
-    for place in _places(tuple(padded.shape[1:]), window, overlap):
-        probs = _probabilities(network, padded[(slice(None), *place)], targets, temperature)
-        if total is None:
-            total = torch.zeros(len(probs), *padded.shape[1:], device=image.device)
-        total[(slice(None), *place)] += probs * weight
-        weight_sum[place] += weight
-    return _crop(total.div_(weight_sum), size)
+    padded = _pad(image, smallest_size(network, size))
+    return _crop(probabilities(network, padded, targets, temperature), size)
 
 
 def gaussian_weights(window_vox: Triple) -> Float[Tensor, "i j k"]:
@@ -130,12 +86,14 @@ def gaussian_weights(window_vox: Triple) -> Float[Tensor, "i j k"]:
     Source:
         Isensee et al. (2021), Nature Methods 18:203-211, inference.
     """
-    weight = torch.ones(())
-    for length in window_vox:
-        distance = torch.arange(length) - (length - 1) / 2
-        profile = torch.exp(-0.5 * (distance / (length * SIGMA_SHARE)) ** 2)
-        weight = weight[..., None] * profile
-    return weight
+    first, second, third = map(gaussian_profile, window_vox)
+    return first[:, None, None] * second[:, None] * third
+
+
+def gaussian_profile(length: int) -> Float[Tensor, " i"]:
+    """Give one axis of `gaussian_weights`: weights of a product of three."""
+    distance = torch.arange(length) - (length - 1) / 2
+    return torch.exp(-0.5 * (distance / (length * SIGMA_SHARE)) ** 2)
 
 
 def window_starts(length: int, window: int, overlap: float) -> list[int]:
@@ -160,16 +118,12 @@ def window_starts(length: int, window: int, overlap: float) -> list[int]:
     return [round(gap * step / n_steps) for step in range(n_steps + 1)] if n_steps else [0]
 
 
-def _places(size: Triple, window: Triple, overlap: float) -> Iterator[tuple[slice, slice, slice]]:
-    starts = [window_starts(s, w, overlap) for s, w in zip(size, window, strict=True)]
-    for corner in itertools.product(*starts):
-        yield tuple(slice(a, a + w) for a, w in zip(corner, window, strict=True))
-
-
-def _probabilities(
+def probabilities(
     network: nn.Module, image: Tensor, targets: Targets, temperature: float
 ) -> Tensor:
-    """Run one window; softmax and sigmoid are float32 whatever the arithmetic of the network was.
+    """Run a network over one window `(C, I, J, K)`; what it answers, `(L, I, J, K)` float32.
+
+    Softmax and sigmoid are float32 whatever the arithmetic of the network was.
 
     float16 ends at 65,504: a window in which a feature overflowed is run again in float32. An
     argmax over NaN would say background, and nobody would know.
@@ -200,7 +154,7 @@ def fits_at_once(network: nn.Module, size: Triple) -> bool:
     return only is None or all(length <= most for length, most in zip(size, only, strict=True))
 
 
-def _smallest(network: nn.Module, size: Triple) -> Triple:
+def smallest_size(network: nn.Module, size: Triple) -> Triple:
     """Return the smallest size that the network takes and the volume fits into, or its only one."""
     only = getattr(network, "size_vox", None)
     multiple = _multiple_of(network)
@@ -217,7 +171,8 @@ def _crop(volume: Tensor, size: Triple) -> Tensor:
     return volume[(slice(None), *(slice(length) for length in size))].contiguous()
 
 
-def _refuse_misfit(network: nn.Module, window_vox: Triple, overlap: float, weights: str) -> None:
+def refuse_misfit(network: nn.Module, window_vox: Triple, overlap: float, weights: str) -> None:
+    """Refuse windows that a network cannot take, an overlap or a kind of weights that is none."""
     multiple = _multiple_of(network)
     if any(length < 1 or length % multiple for length in window_vox):
         nearest = tuple(max(1, round(length / multiple)) * multiple for length in window_vox)

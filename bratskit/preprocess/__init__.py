@@ -6,6 +6,7 @@ from bratskit.preprocess.fast import load_prepared
 from bratskit.preprocess.geometry import Geometry
 from bratskit.preprocess.grid import Crop, Orient, Resize
 from bratskit.preprocess.prepare import prepare_scan
+from bratskit.preprocess.slabs import PLANES_AT_ONCE, labels_from_slabs
 from bratskit.preprocess.steps import brain_box, brain_mask, minmax, zscore
 from bratskit.preprocess.store import (
     Prepared,
@@ -16,6 +17,7 @@ from bratskit.preprocess.store import (
 )
 
 __all__ = [
+    "PLANES_AT_ONCE",
     "Crop",
     "Geometry",
     "Orient",
@@ -24,6 +26,7 @@ __all__ = [
     "brain_box",
     "brain_mask",
     "decide",
+    "labels_from_slabs",
     "list_prepared",
     "load_prepared",
     "minmax",

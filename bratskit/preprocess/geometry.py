@@ -34,7 +34,7 @@ from bratskit.preprocess.resample import (
 from bratskit.preprocess.steps import brain_box, brain_mask
 from bratskit.settings import GeometrySettings, Targets
 
-__all__ = ["Box", "Crop", "Geometry", "Interpolation", "Orient", "Resize"]
+__all__ = ["Box", "Crop", "Geometry", "Interpolation", "Orient", "Resize", "outside_values"]
 
 Interpolation = Literal["linear", "nearest"]
 Probs = NDArray[np.float32]
@@ -220,7 +220,7 @@ class Geometry:
         Where the prepared grid does not reach all is 0, but of "labels" channel 0, the background,
         is 1. Four channels of a BraTS scan take 143 MB; `invert_to_labels` needs a fraction.
         """
-        return self._invert(probs, outside=_outside(probs, targets))
+        return self._invert(probs, outside=outside_values(len(probs), targets))
 
     def invert_image(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Bring intensities `(C, i, j, k)` back to `(C, I, J, K)`, 0 where nothing was reached."""
@@ -238,7 +238,7 @@ class Geometry:
         labels = np.zeros(self.native_shape, dtype=np.uint8)
         channels = (
             self._to_box(channel, resample_values, outside=value)
-            for channel, value in zip(probs, _outside(probs, targets), strict=True)
+            for channel, value in zip(probs, outside_values(len(probs), targets), strict=True)
         )
         self.crop(labels)[...] = decide(channels, targets=targets)
         return labels
@@ -344,6 +344,6 @@ class Geometry:
         return self.after_crop(self.box)
 
 
-def _outside(probs: NDArray, targets: Targets) -> list[float]:
+def outside_values(n_channels: int, targets: Targets) -> list[float]:
     """Say what each channel is where nothing was seen: background of labels, in no region."""
-    return [float(targets == "labels")] + [0.0] * (len(probs) - 1)
+    return [float(targets == "labels")] + [0.0] * (n_channels - 1)

@@ -16,7 +16,9 @@ __all__ = [
     "resample_labels",
     "resample_mask",
     "resample_nearest",
+    "resample_planes",
     "resample_values",
+    "source_planes",
 ]
 
 Triple = tuple[int, int, int]
@@ -30,9 +32,38 @@ def resample_values(array: NDArray[np.floating], shape: Triple) -> NDArray[np.fl
     planes are blended first, which is a stream, and its bilinear mode does the rest.
     """
     tensor = torch.from_numpy(np.require(array, dtype=np.float32, requirements="CW"))
-    planes = _blend_planes(tensor.reshape(-1, *array.shape[-3:]), shape[0])
-    new = F.interpolate(planes.flatten(0, 1)[None], size=shape[1:], mode="bilinear")
+    image = tensor.reshape(-1, *array.shape[-3:])
+    if image.shape[1] != shape[0]:
+        image = _blend_planes(image, _taps(image.shape[1], shape[0]))
+    new = F.interpolate(image.flatten(0, 1)[None], size=shape[1:], mode="bilinear")
     return new.numpy().reshape(*array.shape[:-3], *shape)
+
+
+def source_planes(length: int, wanted: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Name the planes, first and past the last, that each of the `wanted` new ones is made from."""
+    low, high, _ = _taps(length, wanted)
+    return low.numpy(), high.numpy() + 1
+
+
+def resample_planes(
+    part: NDArray[np.floating], shape: Triple, *, first: int, length: int, rows: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Make some planes of `resample_values(array, shape)` from some planes of the array.
+
+    Args:
+        part: Planes `(n, J, K)` of the array; all that `source_planes` names for `rows`.
+        shape: Shape of the whole new array.
+        first: Which plane of the array the first one of `part` is.
+        length: Planes of the whole array.
+        rows: Planes wanted, first and past the last.
+
+    Returns:
+        New planes `(rows, J, K)`, those of the whole to float32 rounding.
+    """
+    low, high, weight = (values[slice(*rows)] for values in _taps(length, shape[0]))
+    image = torch.from_numpy(np.require(part, dtype=np.float32, requirements="CW"))[None]
+    planes = _blend_planes(image, (low - first, high - first, weight))
+    return F.interpolate(planes, size=shape[1:], mode="bilinear")[0].numpy()
 
 
 def resample_mask(mask: NDArray[np.bool_], shape: Triple) -> NDArray[np.bool_]:
@@ -78,12 +109,10 @@ def _taps(length: int, wanted: int) -> Taps:
     return low, (low + 1).clamp_(max=length - 1), at - low
 
 
-def _blend_planes(image: Tensor, wanted: int) -> Tensor:
+def _blend_planes(image: Tensor, taps: Taps) -> Tensor:
     """Interpolate `(C, I, J, K)` along I, a plane at a time, which stays in the cache."""
-    if image.shape[1] == wanted:
-        return image
-    new = image.new_empty(len(image), wanted, *image.shape[2:])
-    low, high, weight = (values.tolist() for values in _taps(image.shape[1], wanted))
+    new = image.new_empty(len(image), len(taps[0]), *image.shape[2:])
+    low, high, weight = (values.tolist() for values in taps)
     for channel, out in zip(image, new, strict=True):
         for plane, a, b, share in zip(out, low, high, weight, strict=True):
             torch.lerp(channel[a], channel[b], share, out=plane)
