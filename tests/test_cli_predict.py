@@ -212,3 +212,12 @@ def test_modalities_exchanged_in_the_whole_folder_stop_it_before_any_work(
     assert "modalities are exchanged in 3 of 3 cases: t1 holds t2, t2 holds t1" in err
     assert names(tmp_path / "out") == []
     assert predict(capsys, folder, tmp_path / "out", "--model", model, "--trust")[0] == 0
+
+
+def test_memory_that_holds_no_window_is_refused_with_what_it_takes(data, model, tmp_path, capsys):
+    words = data, tmp_path / "out", "--model", model, "--memory-gb"
+    code, _, err = predict(capsys, *words, "0.001")
+    assert code == 1
+    assert "memory_bytes must be at least" in err
+    assert "Give 0.1 GB" in err
+    assert predict(capsys, *words, "0.1")[0] == 0

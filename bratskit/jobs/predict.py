@@ -36,6 +36,7 @@ def run_predict(options: argparse.Namespace) -> int:
             edition=options.edition,
             outputs=_outputs(options),
             doubts="trust" if options.trust else "strict" if options.strict else "refuse",
+            memory_bytes=None if options.memory_gb is None else int(1e9 * options.memory_gb),
         )
     except PredictionError as error:
         failed, written = {**failed, **error.failed}, error.written

@@ -170,6 +170,12 @@ def _predict(add: Add) -> None:
     predict.add_argument(
         "--uncertainty", action="store_true", help="write <id>_entropy and _mutual_information"
     )
+    predict.add_argument(
+        "--memory-gb",
+        metavar="GB",
+        type=float,
+        help="what labelling may take beside the scan; slab by slab where short; half of the free",
+    )
     doubts = predict.add_mutually_exclusive_group()
     doubts.add_argument(
         "--trust", action="store_true", help="label what looks swapped, moved or not stripped too"

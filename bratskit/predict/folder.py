@@ -66,6 +66,7 @@ def predict_folder(
     outputs: Collection[str] = (),
     device: torch.device | None = None,
     doubts: Doubts = "refuse",
+    memory_bytes: int | None = None,
 ) -> list[Path]:
     """Label every case and write `<out>/<case id>.nii.gz` on the grid of its files.
 
@@ -87,6 +88,8 @@ def predict_folder(
             each other's names, a skull, modalities that do not lie on each other. "trust" labels
             them too, and "strict" refuses where there is any warning. Each doubt is one line on
             stderr and stands in the receipt.
+        memory_bytes: What a network may take beside a scan and its prepared image, see
+            `predict_scan`; None is half of what is free.
 
     Returns:
         Paths of the masks, in the order of the cases.
@@ -107,6 +110,7 @@ def predict_folder(
         edition=edition,
         outputs=outputs,
         device=pick_device() if device is None else torch.device(device),
+        memory_bytes=memory_bytes,
     )
     with locked(task.out, work="filled"):
         for stale in task.out.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
@@ -151,6 +155,7 @@ class _Task:
     edition: str
     outputs: Collection[str]
     device: torch.device
+    memory_bytes: int | None
 
     def finish(self, scan: Scan, doubted: Sequence[Finding], receipt: dict[str, object]) -> None:
         """Label a scan and write what was asked for, the receipt last."""
@@ -167,6 +172,7 @@ class _Task:
             device=self.device,
             keep_probs="probabilities" in self.outputs,
             uncertainty=bool({"entropy", "mutual_information"} & {*self.outputs}),
+            memory_bytes=self.memory_bytes,
         )
 
     def _write(self, prediction: Prediction, scan: Scan) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """Run a network over a whole prepared volume, in the form that the recipe and the memory allow."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -159,9 +160,10 @@ def _is_single(
 
 def _refuse_too_little(memory_bytes: int, least: int, recipe: Recipe) -> None:
     if memory_bytes < least:
+        enough_gb = math.ceil(least / 1e8) / 10
         msg = (
             f"memory_bytes must be at least {least:,} for windows of "
-            f"{recipe.inference.window_vox}; got {memory_bytes:,}. Give {least / 1e9:.1f} GB, or "
+            f"{recipe.inference.window_vox}; got {memory_bytes:,}. Give {enough_gb} GB, or "
             "take smaller windows, which may label worse."
         )
         raise ValueError(msg)

@@ -17,7 +17,7 @@ __all__ = ["bytes_of_pass", "bytes_of_slabs", "free_bytes"]
 # Resident memory of a float32 pass on a CPU peaked at 0.95 to 1.31 times the features that live at
 # once (all five networks and three kinds of block on 96 x 128 x 96); rounded up.
 WORKING_COPIES = 1.5
-WORKSPACE = 16 * 2**20  # bytes of libraries, and what the allocator does not give back at once
+WORKSPACE = 32 * 2**20  # bytes of libraries, and what the allocator does not give back at once
 LIVING_AT_ONCE = 6  # native planes: two of a channel, its values, the best so far, masks, labels
 MOST_UNFOLDED = 20480  # torch 2.13, aten/src/ATen/native/Convolution.cpp, use_mkldnn
 FLOAT = 4  # bytes
