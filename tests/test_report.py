@@ -168,3 +168,20 @@ def test_names_cannot_break_the_page(tmp_path):
 def test_a_missing_run_folder_is_refused_with_the_command(tmp_path):
     with pytest.raises(FileNotFoundError, match="bratskit demo --out"):
         write_report(tmp_path / "nowhere")
+
+
+def test_clean_up_is_told_with_scores_without_and_with_it(run):
+    write_report(run)
+    assert "bratskit tune RUN" in run.report.read_text(encoding="utf-8")
+    dice = {"without": 0.5, "recipe": 0.6, "chosen": 0.81, "left out": 0.7}
+    tuning = {
+        "patients": ["Phantom_00008"],
+        "settings": {"temperature": 1.2, "smallest_component_vox": 200},
+        "dice": {name: dict.fromkeys(("WT", "TC", "ET"), value) for name, value in dice.items()},
+        "trials": [{}] * 18,
+    }
+    run.tuning.write_text(json.dumps(tuning), encoding="utf-8")
+    write_report(run)
+    text = run.report.read_text(encoding="utf-8")
+    for wanted in ("smallest_component_vox 200", "0.810", "0.500", "18 values were tried"):
+        assert wanted in text

@@ -15,6 +15,7 @@ from bratskit.runtime import RunFolder, made_by, write_atomically
 from bratskit.visualize.curves import draw_history, draw_scores
 from bratskit.visualize.figures import draw_comparison
 from bratskit.visualize.page import escape, flatten, missing, page, picture, section, table
+from bratskit.visualize.tuned import clean_up_section
 
 __all__ = ["pick_cases", "write_report"]
 
@@ -57,6 +58,7 @@ def write_report(run: RunFolder | Path | str, *, cases: Sequence[Case] | None = 
         _pictures(run, scores, method, cases),
         _training(run),
         _data(run),
+        clean_up_section(_read(run.tuning, _load_json), _read(run.settings, _load_json)),
         _settings(run),
         _limits(run, scores),
         _stamps(run),
