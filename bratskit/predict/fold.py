@@ -29,7 +29,8 @@ class Folded:
             regions.
         mutual_information: The part of it that comes from the passes disagreeing, bits.
         volumes: By region, ml, with the interval of `volumes_of`, over the voxels of the brain.
-        member_ml: By region, the volume that each pass expects by itself, ml.
+        member_ml: By region, the volume that each pass says by itself, ml. Their range is no
+            interval: on held-out patients it covered the true volume in 2 of 24.
     """
 
     probs: NDArray[np.float32]
@@ -94,7 +95,7 @@ def fold_members(
         with torch.inference_mode():
             running.add(probs)
         inside = region_probs(probs.cpu().numpy()[:, brain], targets=targets)
-        each.append({name: float(p.sum(dtype=np.float64)) * voxel_ml for name, p in inside.items()})
+        each.append(volumes_of(inside, voxel_ml=voxel_ml))
     with torch.inference_mode():
         maps = [running.mean(), running.entropy(), running.mutual_information()]
     mean, entropy, information = (volume.cpu().numpy() for volume in maps)
@@ -103,5 +104,5 @@ def fold_members(
         entropy=entropy,
         mutual_information=information,
         volumes=volumes_of(region_probs(mean[:, brain], targets=targets), voxel_ml=voxel_ml),
-        member_ml={name: tuple(ml[name] for ml in each) for name in each[0]},
+        member_ml={name: tuple(volumes[name].ml for volumes in each) for name in each[0]},
     )
