@@ -180,6 +180,12 @@ def _models(options: argparse.Namespace) -> int:
     return FOUND_PROBLEMS if any(item.problem for item in listed) else 0
 
 
+def _register(options: argparse.Namespace) -> int:
+    from bratskit.jobs.register import run_register
+
+    return run_register(options)
+
+
 def _predict(options: argparse.Namespace) -> int:
     from bratskit.jobs.predict import run_predict
 
@@ -230,6 +236,7 @@ def _run_of(command: str) -> Callable[[argparse.Namespace], int]:
         "train": _train,
         "tune": _tune,
         "models": _models,
+        "register": _register,
         "predict": _predict,
         "evaluate": _evaluate,
         "report": _report,

@@ -45,8 +45,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"bratskit {bratskit.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for describe in (
-        _demo, _check, _phantom, _prepare, _split, _train, _tune, _models, _predict, _evaluate,
-        _report,
+        _demo, _check, _phantom, _prepare, _split, _train, _register, _tune, _models, _predict,
+        _evaluate, _report,
     ):  # fmt: skip
         describe(commands.add_parser)
     return parser
@@ -153,6 +153,15 @@ def _tune(add: Add) -> None:
 
 def _models(add: Add) -> None:
     _command(add, "models", "List the networks below a folder; exit 1 where one is none.", "DIR")
+
+
+def _register(add: Add) -> None:
+    text = "Move flair, t1 and t2 onto t1ce, rigidly, at 1 mm; the skull is not stripped."
+    register = _command(add, "register", text)
+    _cases_or_files(register)
+    register.add_argument(
+        "--keep-grid", action="store_true", help="leave t1ce as it is, whatever its voxels"
+    )
 
 
 def _predict(add: Add) -> None:
