@@ -51,7 +51,11 @@ def _read(case: Case, doubts: Doubts) -> tuple[Scan, list[Finding]]:
     found = find_doubts(case)
     refused = [one for one in found if one.severity in STOPS[doubts]]
     if refused:
-        msg = " ".join([*map(_as_line, refused), TRUST])
+        msg = _as_line(*refused)
+        if not any(
+            one.kind == "grid" for one in refused
+        ):  # four grids are no image, trusted or not
+            msg = f"{msg} {TRUST}"
         raise ValueError(msg)
     scan = load_scan(case)
     for one in found:
@@ -60,5 +64,7 @@ def _read(case: Case, doubts: Doubts) -> tuple[Scan, list[Finding]]:
     return scan, found
 
 
-def _as_line(finding: Finding) -> str:
-    return f"{finding.where}: {finding.what}. {finding.mend}"
+def _as_line(*findings: Finding) -> str:
+    """Say what was found, then what to do, once where that is the same."""
+    seen = "; ".join(f"{one.where}: {one.what}" for one in findings)
+    return " ".join([f"{seen}.", *dict.fromkeys(one.mend for one in findings)])
