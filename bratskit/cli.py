@@ -180,6 +180,16 @@ def _models(options: argparse.Namespace) -> int:
     return FOUND_PROBLEMS if any(item.problem for item in listed) else 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from bratskit.networks import load_checkpoint
+    from bratskit.predict import export_onnx
+
+    model = load_checkpoint(options.model)
+    RunFolder(options.out.absolute().parent).create()
+    _say(f"Network: {export_onnx(model, options.out, size_vox=options.size)}")
+    return 0
+
+
 def _register(options: argparse.Namespace) -> int:
     from bratskit.jobs.register import run_register
 
@@ -236,6 +246,7 @@ def _run_of(command: str) -> Callable[[argparse.Namespace], int]:
         "train": _train,
         "tune": _tune,
         "models": _models,
+        "export": _export,
         "register": _register,
         "predict": _predict,
         "evaluate": _evaluate,

@@ -46,7 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for describe in (
         _demo, _check, _phantom, _prepare, _split, _train, _register, _tune, _models, _predict,
-        _evaluate, _report,
+        _evaluate, _report, _export,
     ):  # fmt: skip
         describe(commands.add_parser)
     return parser
@@ -153,6 +153,17 @@ def _tune(add: Add) -> None:
 
 def _models(add: Add) -> None:
     _command(add, "models", "List the networks below a folder; exit 1 where one is none.", "DIR")
+
+
+def _export(add: Add) -> None:
+    export = _command(add, "export", "Write a network as ONNX, for machines without torch.")
+    export.add_argument(
+        "model", metavar="MODEL", type=Path, help="checkpoint, as runs/demo/best.pt"
+    )
+    export.add_argument("out", metavar="OUT.onnx", type=Path)
+    export.add_argument(
+        "--size", metavar="VOX", type=int, nargs=3, help="of the images; the recipe's window"
+    )
 
 
 def _register(add: Add) -> None:

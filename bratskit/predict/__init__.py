@@ -8,6 +8,7 @@ from bratskit.predict.clean import (
     smooth_borders,
     tidy,
 )
+from bratskit.predict.export import Exported, export_onnx, load_exported
 from bratskit.predict.fold import Folded, average_members, fold_members
 from bratskit.predict.folder import PredictionError, predict_folder
 from bratskit.predict.forms import arithmetic, evaluating, forward_volume, image_of, volume_slabs
@@ -27,6 +28,7 @@ from bratskit.predict.window import gaussian_weights, single_pass, window_starts
 
 __all__ = [
     "MIRRORS",
+    "Exported",
     "Folded",
     "Member",
     "Prediction",
@@ -38,6 +40,7 @@ __all__ = [
     "edition_of",
     "entropy_bits",
     "evaluating",
+    "export_onnx",
     "fill_holes",
     "fit_temperature",
     "fold_members",
@@ -46,6 +49,7 @@ __all__ = [
     "image_of",
     "label_prepared",
     "list_members",
+    "load_exported",
     "predict_case",
     "predict_folder",
     "predict_prepared",
