@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from bratskit.predict.uncertainty import RunningUncertainty, entropy_bits
 from bratskit.predict.volumes import region_probs, volumes_of
@@ -40,6 +41,17 @@ def test_an_average_that_rounds_to_above_one_is_certain(targets):
     assert found.ravel().tolist() == [0.0] * len(found)
     regions = region_probs(np.full((3 if targets == "regions" else 4, 2), above), targets=targets)
     assert all(p.max() <= 1 for p in regions.values())
+
+
+@pytest.mark.parametrize("targets", ["labels", "regions"])
+def test_entropy_is_scipys(rng, targets):
+    probs = some_members(rng, targets)[0]
+    if targets == "labels":
+        expected = stats.entropy(probs.double().numpy(), base=2, axis=0)[None]
+    else:
+        both = np.stack([probs.double().numpy(), 1 - probs.double().numpy()])
+        expected = stats.entropy(both, base=2, axis=0)
+    np.testing.assert_allclose(entropy_bits(probs, targets), expected, atol=1e-5)
 
 
 def test_members_that_are_each_sure_but_disagree_are_all_mutual_information():
