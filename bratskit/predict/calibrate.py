@@ -71,6 +71,10 @@ def temperature_of(
 
     $$T^* = \arg\min_T \sum_v -\log p_T(y_v), \qquad p_T = \mathrm{softmax}(\log p / T)$$
 
+    One temperature is right for all patients together, not for each: where the shipped network's
+    ECE fell over eight held-out patients as one, it fell in two to five of them by themselves
+    (`benchmarks/uncertainty.py`), because some it trusts too much and others too little.
+
     A softmax forgets what is added to all logits, so probabilities serve as well as the logits
     they came from. Where windows, mirrors or members were averaged first, the temperature is fitted
     to their mean, while `recipe.inference.temperature` divides the logits before that: fit again on
