@@ -173,13 +173,11 @@ def test_real_cases_raise_no_doubt_but_the_one_with_its_known_gap(real_cases):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("pair", "least"),
-    [(("t1", "t2"), 30), (("flair", "t2"), 29), (("t1", "t1ce"), 14), (("flair", "t1ce"), 20)],
+    [(("t1", "t2"), 25), (("flair", "t2"), 25), (("t1", "t1ce"), 12), (("flair", "t1ce"), 18)],
 )
 def test_exchanged_real_cases_are_noticed(real_cases, pair, least):
+    """One has a gap, and four look like no order at all: of 30, 25 are left to be judged alone."""
     cases, _ = find_scans(real_cases)
     turned = [exchange(case, *pair) for case in cases if case.id != "Brats18_2013_20_1"]
-    told = [
-        {one.kind for one in find_doubts(case)} & {"swapped", "maybe-swapped"} for case in turned
-    ]
-    assert sum("swapped" in one for one in told) >= least - 4  # four look like no order at all
+    assert sum("swapped" in kinds(case) for case in turned) >= least
     assert find_exchange(turned) is not None
