@@ -60,7 +60,7 @@ def run(
     started, before = time.monotonic(), len(list(out.glob("*.nii.gz")))
     child = subprocess.Popen(command)
     if n_masks is not None:
-        while len(list(out.glob("*.nii.gz"))) < n_masks and child.poll() is None:
+        while len(list(out.glob("*.nii.gz"))) < n_masks and not has_ended(child.pid):
             time.sleep(0.1)
         time.sleep(rng.uniform(0, 5))
         child.send_signal(signal.SIGKILL)
@@ -72,6 +72,11 @@ def run(
         "cpu_s": round(used.ru_utime + used.ru_stime, 1),
         "peak_mib": round(used.ru_maxrss / 1024),
     }
+
+
+def has_ended(pid: int) -> bool:
+    """Tell, and leave what the process used to be asked for later."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 if __name__ == "__main__":
