@@ -88,7 +88,7 @@ def measure(name: str, precision: str) -> dict[str, object]:
         learner = take_steps(recipe, device)
         process = read_status("VmHWM") - before
         measured = profile_peak(recipe, device)
-    predicted = predict_step_bytes(recipe, precision=learner.precision)
+    predicted = predict_step_bytes(recipe, precision=learner.precision, device=device)
     row |= {"precision": learner.precision, "predicted_mb": predicted / 1e6}
     row["measured_mb"] = measured / 1e6
     if device.type == "cpu":

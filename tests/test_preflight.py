@@ -21,7 +21,7 @@ from bratskit.networks import network_of
 from bratskit.settings import RECIPES, Recipe, get_recipe
 from bratskit.train import Learner
 from bratskit.train.losses import make_loss
-from bratskit.train.memory import Ledger, count_parameters, predict_step_bytes
+from bratskit.train.memory import Ledger, StepLedger, count_parameters, predict_step_bytes
 from bratskit.train.phantom_stream import PhantomStream
 from bratskit.train.preflight import preflight
 
@@ -62,6 +62,7 @@ CASES = [
     {"precision": "fp32", "accumulate": 3},
     {"precision": "bf16", "ema_decay": 0.9},
 ]
+BACKWARD = torch.ops.aten.convolution_backward.default
 MEASURING = """
 import sys
 sys.path.insert(0, {tests!r})
@@ -105,6 +106,27 @@ def test_a_tensor_is_counted_once_while_anything_holds_it():
         assert ledger.now_bytes == 4 * 1000
         del view
     assert (ledger.now_bytes, ledger.peak_bytes) == (0, 4 * 1500)
+
+
+def test_what_each_thread_reorders_in_a_bf16_convolution_is_counted_by_hand():
+    image = torch.zeros(2, 4, 8, 8, 8, dtype=torch.bfloat16)
+    weight = torch.zeros(3, 4, 3, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+    threads = torch.get_num_threads()
+    with StepLedger() as ledger:
+        answer = torch.nn.functional.conv3d(image, weight, padding=1)
+        before = ledger.peak_bytes
+        answer.sum().backward()
+    kept = 2 * (2 * 3 * 512) + 2 * weight.numel()  # answer, its gradient, that of the weight
+    assert ledger.peak_bytes - before >= threads * 2 * (4 + 16) * 512
+    assert ledger.peak_bytes <= kept * 2 + threads * 2 * (4 + 16) * 512
+    half, stride = image.float(), [2] * 3
+    with StepLedger() as ledger:
+        gradient = torch.zeros(2, 3, 8, 8, 8, dtype=torch.bfloat16)
+        one = ([1] * 3, [1] * 3, [1] * 3, False, [0] * 3, 1, [False, True, False])
+        assert ledger.scratch_bytes(BACKWARD, (gradient.float(), half, weight, None, *one)) == 0
+        assert (
+            ledger.scratch_bytes(BACKWARD, (gradient, image, weight, None, stride, *one[1:])) == 0
+        )
 
 
 def test_weights_are_counted_by_hand():

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -156,13 +157,13 @@ def preflight(
             f"`bratskit prepare DATA {prepared_dir}`, or give n_cases instead."
         )
         raise FileNotFoundError(msg)
-    step = predict_step_bytes(recipe, precision=precision)
+    step = predict_step_bytes(recipe, precision=precision, device=device)
     on_cpu = device.type == "cpu"
     ram_free = _free_ram_bytes()
     free = ram_free - keep_bytes(step) if on_cpu else torch.cuda.mem_get_info(device)[0]
     seconds, forward = _time_step(recipe, device) if measure_time else (math.nan, math.nan)
     n_known = len(ids) if ids else n_cases or 0
-    patch, batch = _largest(recipe, precision, USABLE * free)
+    patch, batch = _largest(recipe, precision, USABLE * free, device)
     training = recipe.training
     total_s = training.epochs * training.steps_per_epoch * seconds
     return Preflight(
@@ -189,19 +190,20 @@ def keep_bytes(step_bytes: float) -> float:
     return min(HEAP_SHARE * step_bytes, HEAP_BYTES)
 
 
-def _largest(recipe: Recipe, precision: str, room: float) -> tuple[Triple | None, int]:
+def _largest(
+    recipe: Recipe, precision: str, room: float, device: torch.device
+) -> tuple[Triple | None, int]:
     """Find the largest cube by bisection, and the largest batch: each patch adds as much."""
     multiple = recipe.network.multiple_vox
+    count = partial(predict_step_bytes, recipe, precision=precision, device=device)
 
     def patch_fits(at: int) -> bool:
         patch = ((at + 1) * multiple,) * 3  # of one voxel in the bottleneck no norm is made
-        return predict_step_bytes(recipe, precision=precision, patch_vox=patch) <= room
+        return count(patch_vox=patch) <= room
 
     found = _last_that_fits(patch_fits, WIDEST // multiple - 1)
     side = multiple * (found + 1)
-    one, two, three = (
-        predict_step_bytes(recipe, precision=precision, batch=at) for at in (1, 2, 3)
-    )
+    one, two, three = (count(batch=at) for at in (1, 2, 3))
     batch = 2 + math.floor((room - two) / (three - two)) if two <= room else int(one <= room)
     return (side, side, side) if found else None, min(batch, MOST)
 
