@@ -16,7 +16,7 @@ from bratskit.networks import UNet, load_checkpoint
 from bratskit.runtime import RunFolder
 from bratskit.settings import NetworkSettings, Recipe, TrainingSettings
 from bratskit.train import History, train
-from bratskit.train.parallel import Share, Team
+from bratskit.train.parallel import Share, Team, shell_words
 
 TESTS = Path(__file__).parent
 
@@ -164,6 +164,15 @@ def test_batch_norm_is_refused_in_two_processes_and_taken_in_one():
     with pytest.raises(ValueError, match="'instance' or 'group' in 2 processes"):
         Team(0, 2).refuse_batch_norm(network)
     Team(0, 2).refuse_batch_norm(UNet(4, 4, channels=(4, 8), norm="instance"))
+
+
+def test_a_training_of_two_processes_is_gone_on_with_in_two(monkeypatch):
+    assert shell_words() == ["bratskit"]
+    for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "here"}.items():
+        monkeypatch.setenv(name, value)
+    assert shell_words() == ["torchrun", "--nproc-per-node", "2", "-m", "bratskit"]
+    monkeypatch.setenv("GROUP_WORLD_SIZE", "2")
+    assert shell_words() == ["torchrun", "--nnodes", "2", "--nproc-per-node", "2", "-m", "bratskit"]
 
 
 @pytest.mark.slow

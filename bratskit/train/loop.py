@@ -19,7 +19,7 @@ from bratskit.train.batches import feed_epoch
 from bratskit.train.fallback import first_line, is_out_of_memory
 from bratskit.train.losses import make_loss
 from bratskit.train.mix import open_sampler
-from bratskit.train.parallel import Team, checksum_of, join_team
+from bratskit.train.parallel import Team, checksum_of, join_team, shell_words
 from bratskit.train.parts import open_parts
 from bratskit.train.state import (
     begin_from,
@@ -320,7 +320,7 @@ class _Session:
             return "No epoch was finished; starting again begins anew."
         if self.transform is not None:  # the shell cannot say it
             return "Go on by calling train again with the same transform."
-        words = ["bratskit", "train", str(self.prepared_dir), str(self.run.path), "--resume"]
+        words = [*shell_words(), "train", str(self.prepared_dir), str(self.run.path), "--resume"]
         words += ["--deterministic"] * self.deterministic
         words += [word for name in self.tracker.names for word in ("--track", name)]
         return f"Go on by calling train again, or: {shlex.join(words)}"

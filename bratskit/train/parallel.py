@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from bratskit.settings import TrainingSettings
 
-__all__ = ["Share", "Team", "checksum_of", "join_team", "rank_here"]
+__all__ = ["Share", "Team", "checksum_of", "join_team", "rank_here", "shell_words"]
 
 Value = TypeVar("Value")
 
@@ -231,6 +231,16 @@ def rank_here() -> int:
     A `RANK` alone, as some cluster schedulers set it, makes no team.
     """
     return int(os.environ.get("RANK", "0")) if _is_called_together() else 0
+
+
+def shell_words() -> list[str]:
+    """Return what calls this program from a shell, in as many processes as it runs in now."""
+    if not _is_called_together():
+        return ["bratskit"]
+    here = os.environ.get("LOCAL_WORLD_SIZE", os.environ["WORLD_SIZE"])
+    machines = os.environ.get("GROUP_WORLD_SIZE", "1")
+    further = ["--nnodes", machines] if machines != "1" else []
+    return ["torchrun", *further, "--nproc-per-node", here, "-m", "bratskit"]
 
 
 def _is_called_together() -> bool:
