@@ -77,7 +77,7 @@ def begin_run(
     data_dir: Path | str = "",
     edition: str | None = None,
     recipe_name: str = "tiny",
-    n_cases: int = 30,
+    n_cases: int = 40,
     seed: int = 0,
     epochs: int = 0,
     phantom_spacing_mm: float = 1.0,
@@ -171,7 +171,7 @@ def refuse_other_run(
     data_dir: Path | str = "",
     edition: str | None = None,
     recipe_name: str = "tiny",
-    n_cases: int = 30,
+    n_cases: int = 40,
     seed: int = 0,
     phantom_spacing_mm: float = 1.0,
 ) -> None:
