@@ -199,6 +199,9 @@ def test_swapped_modalities_get_no_mask_unless_they_are_trusted(swapped, model, 
     assert f"predict: {ids[1]} warning: " in err
     receipt = json.loads((tmp_path / "out" / f"{ids[1]}.json").read_text())
     assert receipt["doubts"][0] == "swapped"
+    code, out, err = predict(capsys, folder, tmp_path / "out", "--model", model)
+    assert (code, "2 kept, 1 to make" in out) == (1, True)  # trusted then, refused now
+    assert f"predict: {ids[1]} failed: " in err
 
 
 def test_modalities_exchanged_in_the_whole_folder_stop_it_before_any_work(
@@ -221,3 +224,59 @@ def test_memory_that_holds_no_window_is_refused_with_what_it_takes(data, model, 
     assert "memory_bytes must be at least" in err
     assert "Give 0.1 GB" in err
     assert predict(capsys, *words, "0.1")[0] == 0
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("there", ["scan", "expert mask", "json"])
+def test_a_file_that_predict_did_not_write_is_never_replaced(there, data, model, tmp_path, capsys):
+    out, case_id = tmp_path / "taken", "BraTS20_Training_001"
+    out.mkdir()
+    words = [data]
+    if there == "scan":
+        out = data / case_id
+        words = [*files_of(data, case_id), "--id", f"{case_id}_flair"]
+    elif there == "expert mask":
+        shutil.copy(data / case_id / f"{case_id}_seg.nii.gz", out / f"{case_id}.nii.gz")
+    else:
+        (out / f"{case_id}.json").write_text('{"mine": 1}')
+    before = contents(tmp_path)
+    code, _, err = predict(capsys, *words, out, "--model", model)
+    assert code == 2
+    assert "Choose another OUT" in err
+    assert contents(tmp_path) == before
+
+
+def test_four_files_in_another_order_are_labelled_again(data, model, tmp_path, capsys):
+    words = files_of(data, "BraTS20_Training_000")
+    out = tmp_path / "out"
+    more = ["--id", "one", "--model", model, "--trust"]
+    assert predict(capsys, *words, out, *more)[0] == 0
+    words[1], words[3] = words[3], words[1]
+    code, said, _ = predict(capsys, *words, out, *more)
+    assert code == 0
+    assert "kept" not in said
+
+
+def test_four_files_of_one_name_are_told_apart(data, model, tmp_path, capsys):
+    words = files_of(data, "BraTS20_Training_000")
+    for at in (1, 3, 5, 7):
+        place = tmp_path / words[at - 1].strip("-") / "image.nii.gz"
+        place.parent.mkdir()
+        words[at] = shutil.copy(words[at], place)
+    out = tmp_path / "out"
+    more = ["--id", "one", "--model", model, "--trust"]
+    assert predict(capsys, *words, out, *more)[0] == 0
+    shutil.copy(words[3], words[1])  # another image under the name of the first
+    assert "kept" not in predict(capsys, *words, out, *more)[1]
+
+
+def test_a_fault_of_the_request_is_one_line_before_any_patient(data, model, tmp_path, capsys):
+    code, _, err = predict(
+        capsys, data, tmp_path / "out", "--model", model, "--set", "inference.dropout_samples=2"
+    )
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert "network must have dropout for 2 dropout passes" in err

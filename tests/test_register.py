@@ -145,3 +145,21 @@ def test_one_damaged_case_is_named_while_the_others_go_on(case, tmp_path, capsys
     assert "must be a whole gzip file" in failed["broken"]
     assert "register: broken failed: " in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [case.id]
+
+
+@pytest.mark.parametrize("form", ["the folder of cases", "the parent of the four files"])
+def test_the_files_of_a_patient_are_never_replaced(form, case, tmp_path, capsys):
+    folder = tmp_path / "in"
+    (folder / case.id).mkdir(parents=True)
+    for path in case.paths.values():
+        (folder / case.id / path.name).write_bytes(path.read_bytes())
+    (folder / case.id / f"{case.id}_seg.nii.gz").write_bytes(case.paths["t1"].read_bytes())
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    words = [str(folder)]
+    if form != "the folder of cases":
+        named = {name: folder / case.id / path.name for name, path in case.paths.items()}
+        words = [str(word) for name, path in named.items() for word in (f"--{name}", path)]
+        words += ["--id", case.id]
+    assert main(["register", *words, str(folder)]) == 2
+    assert "Choose a new folder beside the scans" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before

@@ -1,5 +1,7 @@
 """Label many patients into one folder, resumable; one patient's fault stops no other."""
 
+import glob
+import math
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +20,7 @@ from bratskit.cases import (
 )
 from bratskit.labels import get_schema
 from bratskit.networks import Checkpoint
+from bratskit.predict.members import list_members
 from bratskit.predict.predict import Prediction, predict_scan
 from bratskit.predict.reading import Doubts, read_ahead, refuse_exchange
 from bratskit.predict.receipts import (
@@ -26,6 +29,7 @@ from bratskit.predict.receipts import (
     map_path,
     mask_path,
     receipt_of,
+    refuse_foreign,
     sign,
 )
 from bratskit.preprocess.lock import locked
@@ -34,6 +38,7 @@ from bratskit.runtime import RunFolder, pick_device, progress
 __all__ = ["PredictionError", "predict_folder"]
 
 # What a damaged file, a full disk or a full memory raises; anything else is a bug of ours.
+REFUSED = {"trust": (), "refuse": ("problem",), "strict": ("problem", "warning")}
 PATIENT_FAULTS = (ValueError, OSError, EOFError, RuntimeError, MemoryError)
 
 
@@ -104,6 +109,7 @@ def predict_folder(
     get_schema(edition)
     _refuse_unknown(outputs, doubts)
     _refuse_twins(cases)
+    _refuse_no_memory(memory_bytes)
     task = _Task(
         models=list(model) if isinstance(model, Sequence) else [model],
         out=RunFolder(Path(out)).create().path,
@@ -112,11 +118,16 @@ def predict_folder(
         device=pick_device() if device is None else torch.device(device),
         memory_bytes=memory_bytes,
     )
+    list_members([one.network for one in task.models], [one.recipe for one in task.models])
+    refuse_foreign(task.out, cases)
     with locked(task.out, work="filled"):
-        for stale in task.out.glob(".[0-9]*-*"):  # left by a kill in the middle of a write
-            stale.unlink(missing_ok=True)
+        _clear_unfinished(task.out, cases)
         receipts = {case.id: receipt_of(case, task.models, edition) for case in cases}
-        done = {name for name, one in receipts.items() if is_done(task.out, name, one, outputs)}
+        done = {
+            name
+            for name, one in receipts.items()
+            if is_done(task.out, name, one, outputs, REFUSED[doubts])
+        }
         to_do = [case for case in cases if case.id not in done]
         if len(to_do) < len(cases):
             sys.stdout.write(f"predict: {len(cases) - len(to_do)} kept, {len(to_do)} to make\n")
@@ -162,7 +173,11 @@ class _Task:
         prediction = self._label(scan)
         clear_case(self.out, scan.id)
         found = self._write(prediction, scan)
-        sign(self.out, scan.id, receipt, {**found, "doubts": [one.kind for one in doubted]})
+        try:
+            sign(self.out, scan.id, receipt, {**found, **_told(doubted)})
+        except BaseException:  # without a receipt nothing says that the mask is ours
+            mask_path(self.out, scan.id).unlink(missing_ok=True)
+            raise
 
     def _label(self, scan: Scan) -> Prediction:
         return predict_scan(
@@ -191,6 +206,21 @@ class _Task:
         return {**found, "volumes": told} if told else found
 
 
+def _told(doubted: Sequence[Finding]) -> dict[str, list[str]]:
+    return {
+        "doubts": [one.kind for one in doubted],
+        "severities": sorted({one.severity for one in doubted}),
+    }
+
+
+def _clear_unfinished(out: Path, cases: Sequence[Case]) -> None:
+    """Remove what a kill in the middle of a write left of these cases."""
+    for case in cases:
+        for stale in out.glob(f".[0-9]*-{glob.escape(case.id)}*"):
+            if stale.is_file():
+                stale.unlink(missing_ok=True)
+
+
 def _refuse_unknown(outputs: Collection[str], doubts: str) -> None:
     unknown = [name for name in outputs if name not in MAPS]
     if unknown or isinstance(outputs, str):
@@ -198,6 +228,12 @@ def _refuse_unknown(outputs: Collection[str], doubts: str) -> None:
         raise ValueError(msg)
     if doubts not in ("refuse", "trust", "strict"):
         msg = f"doubts must be 'refuse', 'trust' or 'strict'; got {doubts!r}."
+        raise ValueError(msg)
+
+
+def _refuse_no_memory(memory_bytes: float | None) -> None:
+    if memory_bytes is not None and not 0 < memory_bytes < math.inf:
+        msg = f"memory_bytes must be above 0; got {memory_bytes}. None takes half of what is free."
         raise ValueError(msg)
 
 

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-__all__ = ["locked"]
+__all__ = ["LOCK", "locked"]
 
 LOCK = ".lock"
 

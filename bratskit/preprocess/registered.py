@@ -40,8 +40,11 @@ def register_folder(
 
     Raises:
         PermissionError: The folder cannot be written to.
+        ValueError: A case's folder would take the place of its own files, or of a folder that
+            `register` did not write.
     """
     out = RunFolder(Path(out)).create().path
+    _refuse_inputs(cases, out)
     to_do = [case for case in cases if not _is_done(case, out, spacing_mm)]
     if len(to_do) < len(cases):
         sys.stdout.write(f"register: {len(cases) - len(to_do)} kept, {len(to_do)} to make\n")
@@ -58,6 +61,21 @@ def register_folder(
                 line = f"{one.where}: {one.what}. {one.mend}"
                 sys.stderr.write(f"register: {case.id} warning: still {line}\n")
     return [_case_in(out, case) for case in cases if case.id not in failed], failed
+
+
+def _refuse_inputs(cases: Sequence[Case], out: Path) -> None:
+    """Refuse to replace a folder that is not ours: the files of a patient are never touched."""
+    for case in cases:
+        folder = out / case.id
+        holds_input = any(
+            Path(path).resolve().is_relative_to(folder.resolve()) for path in case.paths.values()
+        )
+        if holds_input or (folder.exists() and not (folder / f"{case.id}{RECEIPT}").is_file()):
+            msg = (
+                f"out must hold no {case.id} that `register` did not write; got {folder}. "
+                "Choose a new folder beside the scans."
+            )
+            raise ValueError(msg)
 
 
 def _case_in(out: Path, case: Case) -> Case:
@@ -97,10 +115,12 @@ def _write(case: Case, moved: Mapping[str, Moved], out: Path, spacing_mm: float 
         for name, one in moved.items():
             (unfinished / f"{case.id}_{name}.nii.gz").write_bytes(_as_nifti(one))
         (unfinished / f"{case.id}{RECEIPT}").write_text(json.dumps(receipt, indent=1) + "\n")
-        rmtree(out / case.id, ignore_errors=True)
+        if (out / case.id).exists():  # ours; set aside whole, so that a kill leaves no half of it
+            (out / case.id).rename(out / f".{case.id}-old-{os.getpid()}")
         unfinished.rename(out / case.id)
     finally:
         rmtree(unfinished, ignore_errors=True)
+        rmtree(out / f".{case.id}-old-{os.getpid()}", ignore_errors=True)
 
 
 def _told(moved: Moved) -> dict[str, object]:
