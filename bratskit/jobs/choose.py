@@ -114,8 +114,8 @@ def choose_clean_up(patients: Sequence[Patient], start: InferenceSettings) -> Ch
         ValueError: There is no patient.
 
     Examples:
-        >>> truth = np.zeros((6, 6, 6), dtype=np.uint8)
-        >>> truth[1:5, 1:5, 1:5] = 2
+        >>> truth = np.zeros((8, 8, 8), dtype=np.uint8)
+        >>> truth[3:7, 3:7, 3:7] = 2
         >>> crumbs = truth.copy()
         >>> crumbs[0, 0, 0] = 3  # ET where there is none
         >>> one = Patient(
